@@ -1,0 +1,156 @@
+"""What an array is here: read without a copy, checked, and given back in the library that it came from.
+
+No framework is imported: a caller who holds a tensor has imported its library already, and sys.modules has it.
+"""
+
+import sys
+from collections.abc import Mapping
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from .errors import InvalidOptionError, InvalidShapeError, InvalidTypeError, UnsupportedError, WorkspaceError
+
+ALIGNMENT = 64  # bytes: a cache line, and one AVX-512 vector
+FLOATS = {np.dtype(name): name for name in ("float32", "float64")}  # of native byte order
+HOST_MEMORY = {1, 3, 11}  # DLPack devices: CPU, and host memory pinned for CUDA or ROCm
+CUDA_MEMORY = {2, 13}  # DLPack devices: CUDA, CUDA managed
+OVERLAP_WORK = 10**6  # candidates tried before two interleaved arrays count as overlapping
+NEW_ARRAY = "pass a writable array with memory of its own, such as numpy.empty makes"
+
+
+def host(value: Any, name: str) -> np.ndarray:
+    """A NumPy view of an array in host memory: of NumPy, torch or any library that speaks DLPack."""
+    if isinstance(value, np.ndarray) and not isinstance(value, np.ma.MaskedArray):
+        return np.asarray(value)
+    said = f"{name} is a {_type_name(value)}"
+    if hasattr(value, "__cuda_array_interface__"):
+        raise _no_cuda(said)
+    if isinstance(value, np.ma.MaskedArray) or not hasattr(value, "__dlpack_device__"):
+        raise InvalidTypeError(f"{said}: it must be an array of NumPy, torch or another library with DLPack")
+    if getattr(value, "requires_grad", False):
+        raise InvalidTypeError(f"{said} that requires a gradient, which would be lost: pass {name}.detach()")
+    try:
+        device = value.__dlpack_device__()[0]
+        if device in HOST_MEMORY:
+            # torch's own way refuses tensors negated or zero by a flag; DLPack would hand out their stored samples.
+            return value.numpy() if _is_torch(value) else np.from_dlpack(value)
+    except (TypeError, ValueError, RuntimeError, BufferError) as error:
+        raise InvalidTypeError(f"{said} that NumPy cannot read, {error}: pass dense float32 or float64") from error
+    if device in CUDA_MEMORY:
+        raise _no_cuda(said)
+    raise InvalidTypeError(f"{said} on DLPack device {int(device)}: it must be in host memory")
+
+
+def dtype_name(value: np.ndarray, name: str) -> str:
+    """The name of the dtype of an array, float32 or float64."""
+    if value.dtype not in FLOATS:
+        raise InvalidTypeError(f"{name} has dtype {value.dtype}: it must be float32 or float64 of native byte order")
+    return FLOATS[value.dtype]
+
+
+def operand(value: Any, name: str, shape: tuple[int, ...], dtype: str) -> np.ndarray:
+    """An array to read, of exactly this shape and dtype, copied only where its samples are not aligned."""
+    array = _fitting(value, name, shape, dtype)
+    return array if _is_aligned(array) else array.copy()
+
+
+def output(out: Any, shape: tuple[int, ...], dtype: str, inputs: Mapping[str, np.ndarray]) -> np.ndarray:
+    """An array to write, of exactly this shape and dtype: new, or a view of `out`, which must not overlap `inputs`."""
+    if out is None:
+        return np.empty(shape, dtype)
+    array = _fitting(out, "out", shape, dtype)
+    if not array.flags.writeable:
+        raise InvalidOptionError(f"out is a read-only {_type_name(out)} of shape {shape}: {NEW_ARRAY}")
+    said = f"out of shape {shape} and strides {array.strides} bytes"
+    if not _is_aligned(array):
+        raise InvalidOptionError(f"{said} is not aligned to its {dtype} samples: {NEW_ARRAY}")
+    if _overlaps_itself(array):
+        raise InvalidOptionError(f"{said} overlaps itself: {NEW_ARRAY}")
+    refuse_overlap(array, "out", inputs)
+    return array
+
+
+def refuse_overlap(array: np.ndarray, name: str, others: Mapping[str, np.ndarray]) -> None:
+    """Raise InvalidOptionError where an array to write shares memory with one of `others`."""
+    for other_name, other in others.items():
+        if _overlap(array, other):
+            said = f"{name} of shape {array.shape} shares memory with {other_name} of shape {other.shape}"
+            raise InvalidOptionError(f"{said}: {NEW_ARRAY}")
+
+
+def like(result: np.ndarray, model: Any) -> Any:
+    """`result` in the library of `model`, without a copy; a NumPy array where that library cannot take one."""
+    if isinstance(model, np.ndarray):
+        return result
+    if _is_torch(model):
+        return sys.modules["torch"].from_numpy(result)
+    from_dlpack = getattr(_library(model), "from_dlpack", None)
+    return result if from_dlpack is None else from_dlpack(result)
+
+
+def scratch(workspace: Any, nbytes: int) -> np.ndarray:
+    """The caller's workspace as bytes from a 64-byte boundary on; `nbytes` counts the 64 that this may cost."""
+    array = host(workspace, "workspace")
+    if array.dtype.hasobject:
+        raise InvalidTypeError(f"workspace has dtype {array.dtype}: it must hold plain numbers, such as uint8")
+    if not (array.flags.writeable and array.flags.forc):
+        said = f"workspace of shape {array.shape} and strides {array.strides} bytes is read-only or not contiguous"
+        raise InvalidOptionError(f"{said}: pass a new one, such as numpy.empty({nbytes}, 'uint8')")
+    if array.nbytes < nbytes:
+        raise WorkspaceError(f"workspace has {array.nbytes} bytes: this plan needs {nbytes}, its workspace_size")
+    flat = array.ravel(order="K").view(np.uint8)
+    return flat[-flat.ctypes.data % ALIGNMENT :]
+
+
+def _fitting(value: Any, name: str, shape: tuple[int, ...], dtype: str) -> np.ndarray:
+    array = host(value, name)
+    if dtype_name(array, name) != dtype:
+        raise InvalidTypeError(f"{name} has dtype {array.dtype}: it must be {dtype} here, as the other arrays are")
+    if array.shape != shape:
+        raise InvalidShapeError(f"{name} has shape {array.shape}: it must be {shape} here")
+    return array
+
+
+def _is_aligned(array: np.ndarray) -> bool:
+    return array.flags.aligned and all(stride % array.itemsize == 0 for stride in array.strides)
+
+
+def _overlap(a: np.ndarray, b: np.ndarray) -> bool:
+    try:
+        return np.shares_memory(a, b, max_work=OVERLAP_WORK)  # type: ignore[arg-type]
+    except np.exceptions.TooHardError:
+        return True
+
+
+def _overlaps_itself(array: np.ndarray) -> bool:
+    """Whether two samples may lie on one place: an axis steps by less than the axes below it cover."""
+    covered = array.itemsize
+    axes = zip((abs(stride) for stride in array.strides), array.shape, strict=True)
+    for stride, extent in sorted(axis for axis in axes if axis[1] > 1):
+        if stride < covered:
+            return array.size > 0
+        covered += stride * (extent - 1)
+    return False
+
+
+def _is_torch(value: Any) -> bool:
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(value, torch.Tensor)
+
+
+def _library(model: Any) -> ModuleType | Any:
+    """The namespace that an array names, or the top package of its type."""
+    if hasattr(model, "__array_namespace__"):
+        return model.__array_namespace__()
+    return sys.modules.get(type(model).__module__.partition(".")[0])
+
+
+def _type_name(value: Any) -> str:
+    kind = type(value)
+    return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
+
+
+def _no_cuda(said: str) -> UnsupportedError:
+    return UnsupportedError(f"{said} in CUDA memory: this version has no CUDA engine, pass an array in host memory")

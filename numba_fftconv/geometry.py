@@ -1,0 +1,344 @@
+"""What a convolution layer is, in integers: ConvGeometry, its axes, and the maps from array samples to tile positions.
+
+Along one axis the layer computes y[p] = sum_r x[p*stride + r*dilation - lo] * w[r]; its kernel ends
+`reach` = (taps-1)*dilation samples past its first one. A segment is a tile of T positions, filled from an array by a
+PlaneMap; the product of two spectra is a circular convolution of T samples. One segment serves a whole plane where all
+that wraps round lands on zeros or is never read (Axis.whole). Else a segment of x makes the outputs at t = 0, stride,
+2*stride, ... < T-reach, and a segment of dy makes the T-reach samples of dx from t = reach on (overlap-save).
+
+Worked example: 100 samples, 5 taps, no padding, stride 2, T = 32: reach = 4, outputs = 48, step = 28. The forward pass
+reads ceil(48/14) = 4 windows of x that start at 0, 28, 56 and 84, and each writes the 14 outputs of t = 0, 2, ..., 26.
+"""
+
+import operator
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+
+from .errors import FFTConvError, InvalidOptionError, InvalidShapeError, UnsupportedError
+
+MAX_FFT = 64
+Pair = tuple[int, int]
+LARGEST = 2**40  # of every number that a caller gives: positions and indices then stay far below 2**63
+
+
+def _is_fft_size(n: int) -> bool:
+    for prime in (2, 3, 5, 7):
+        while n % prime == 0:
+            n //= prime
+    return n == 1
+
+
+FFT_SIZES: tuple[int, ...] = tuple(n for n in range(2, MAX_FFT + 1, 2) if _is_fft_size(n))
+
+
+def _ceil_div(a: int, b: int) -> int:
+    return -(-a // b)
+
+
+@dataclass(frozen=True)
+class PlaneMap:
+    """Where the samples of one axis of an array lie in the tiles of its segments.
+
+    Sample i lies at position t of segment g where t + start + g*advance == i*spacing and first <= t < limit; all other
+    positions are zero in a load and skipped in a store.
+    """
+
+    start: int
+    advance: int
+    spacing: int
+    first: int
+    limit: int
+    segments: int
+
+    def places(self, segment: int, extent: int) -> tuple[np.ndarray, np.ndarray]:
+        """The tile positions and array indices, both int64, of the samples of an axis that lie in this segment."""
+        t = np.arange(self.first, self.limit, dtype=np.int64)
+        i, rest = np.divmod(t + (self.start + segment * self.advance), self.spacing)
+        held = (rest == 0) & (i >= 0) & (i < extent)
+        return t[held], i[held]
+
+
+@dataclass(frozen=True)
+class Axis:
+    """One axis of a layer: samples, kernel taps, zeros before and after the samples, stride and dilation."""
+
+    extent: int
+    taps: int
+    lo: int
+    hi: int
+    stride: int
+    dilation: int
+
+    @property
+    def reach(self) -> int:
+        """Distance from the first sample under the kernel to the last."""
+        return (self.taps - 1) * self.dilation
+
+    @property
+    def padded(self) -> int:
+        """Samples of the input with the zeros around them."""
+        return self.lo + self.extent + self.hi
+
+    @property
+    def outputs(self) -> int:
+        """Samples of the output."""
+        return (self.padded - self.reach - 1) // self.stride + 1
+
+    @property
+    def span(self) -> int:
+        """Samples of the output with the zeros that the stride puts between them."""
+        return (self.outputs - 1) * self.stride + 1
+
+    def whole(self, T: int) -> bool:
+        """Whether one segment of T positions serves all three passes."""
+        return max(self.extent + self.lo, self.span, self.reach + 1, self.span + self.reach - self.lo) <= T
+
+    def step(self, T: int) -> int:
+        """Samples that a segment of the forward pass advances; T must exceed the reach."""
+        return _ceil_div(T - self.reach, self.stride) * self.stride
+
+    def segments(self, T: int, pass_name: str) -> int:
+        """Segments of T positions that a pass cuts this axis into; T must exceed the reach."""
+        if self.whole(T):
+            return 1
+        if pass_name == "input_grad":
+            return _ceil_div(self.extent, T - self.reach)
+        return _ceil_div(self.span, self.step(T))
+
+    def x(self, T: int) -> PlaneMap:
+        """The input, read by forward and weight_grad."""
+        return PlaneMap(-self.lo, self._advance(T), 1, 0, T, self.segments(T, "forward"))
+
+    def w(self, T: int) -> PlaneMap:
+        """The weight, read by forward and input_grad and written by weight_grad."""
+        return PlaneMap(0, 0, self.dilation, 0, T, 1)
+
+    def y(self, T: int) -> PlaneMap:
+        """The output, written by forward; its gradient, read without overlap by weight_grad."""
+        limit = T if self.whole(T) else T - self.reach
+        return PlaneMap(0, self._advance(T), self.stride, 0, limit, self.segments(T, "forward"))
+
+    def dy_halo(self, T: int) -> PlaneMap:
+        """The output gradient, read by input_grad in windows that begin `reach` samples early."""
+        if self.whole(T):
+            return PlaneMap(0, 0, self.stride, 0, T, 1)
+        return PlaneMap(self.lo - self.reach, T - self.reach, self.stride, 0, T, self.segments(T, "input_grad"))
+
+    def dx(self, T: int) -> PlaneMap:
+        """The input gradient, written by input_grad past the `reach` positions that wrapping spoils."""
+        if self.whole(T):
+            return PlaneMap(-self.lo, 0, 1, 0, T, 1)
+        return PlaneMap(-self.reach, T - self.reach, 1, self.reach, T, self.segments(T, "input_grad"))
+
+    def _advance(self, T: int) -> int:
+        return 0 if self.whole(T) else self.step(T)
+
+
+@dataclass(frozen=True)
+class ConvGeometry:
+    """A convolution layer: N images of C channels of H x W, K filters of R x S, and how they step over the images.
+
+    ``from_arguments`` makes one from a caller's shapes and options and checks it; the constructor checks nothing.
+    """
+
+    N: int
+    C: int
+    H: int
+    W: int
+    K: int
+    R: int
+    S: int
+    pad_top: int
+    pad_bottom: int
+    pad_left: int
+    pad_right: int
+    stride: Pair
+    dilation: Pair
+    groups: int
+    batched: bool = True
+
+    @classmethod
+    def from_arguments(
+        cls,
+        input_shape: Iterable[Any],
+        weight_shape: Iterable[Any],
+        stride: Any = 1,
+        padding: Any = 0,
+        dilation: Any = 1,
+        groups: Any = 1,
+    ) -> Self:
+        """Check the shapes and options of a layer and make its geometry.
+
+        Parameters
+        ----------
+        input_shape : (N, C, H, W) or (C, H, W), in samples; only N may be 0.
+        weight_shape : (K, C/groups, R, S), in samples.
+        stride, dilation : int or (rows, columns), in samples, at least 1.
+        padding : samples of zeros around the input: int, (rows, columns), ((top, bottom), (left, right)), 'valid' for
+            none, or 'same' for an output of the input's size (stride 1; the extra sample goes to the end).
+        groups : int that divides both C and K.
+
+        Returns
+        -------
+        ConvGeometry
+
+        Raises
+        ------
+        InvalidShapeError : ranks, sizes, channels or groups that do not fit; a kernel larger than the padded input.
+        InvalidOptionError : a stride, padding, dilation or groups that no layer can have.
+        UnsupportedError : a kernel of more than 64 samples a side after dilation.
+
+        Examples
+        --------
+        >>> ConvGeometry.from_arguments((2, 3, 32, 32), (8, 3, 5, 5), stride=2, padding="valid").output_shape
+        (2, 8, 14, 14)
+
+        Source: the conventions of torch.nn.functional.conv2d.
+        """
+        images = _shape(input_shape, "input", "(N, C, H, W) or (C, H, W)", {4: (0, 1, 1, 1), 3: (1, 1, 1)})
+        kernel = _shape(weight_shape, "weight", "(K, C/groups, R, S)", {4: (1, 1, 1, 1)})
+        N, C, H, W = images if len(images) == 4 else (1, *images)
+        K, _, R, S = kernel
+        strides, dilations = (
+            _pair(value, f"{name} is {value!r}", "an int or a pair (rows, columns)", least=1)
+            for name, value in (("stride", stride), ("dilation", dilation))
+        )
+        count = _integer(groups, f"groups is {groups!r}", least=1, error=InvalidOptionError)
+        _check_channels(images, kernel, count)
+        pads = _padding(padding, (R, S), strides, dilations)
+        made = cls(N, C, H, W, K, R, S, *pads, strides, dilations, count, batched=len(images) == 4)
+        _check_kernel(made.rows, made.cols)
+        return made
+
+    @property
+    def rows(self) -> Axis:
+        """The axis of H, R and P."""
+        return Axis(self.H, self.R, self.pad_top, self.pad_bottom, self.stride[0], self.dilation[0])
+
+    @property
+    def cols(self) -> Axis:
+        """The axis of W, S and Q."""
+        return Axis(self.W, self.S, self.pad_left, self.pad_right, self.stride[1], self.dilation[1])
+
+    @property
+    def P(self) -> int:
+        """Rows of the output."""
+        return self.rows.outputs
+
+    @property
+    def Q(self) -> int:
+        """Columns of the output."""
+        return self.cols.outputs
+
+    @property
+    def padding(self) -> tuple[Pair, Pair]:
+        """((top, bottom), (left, right))."""
+        return (self.pad_top, self.pad_bottom), (self.pad_left, self.pad_right)
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """(N, C, H, W), or (C, H, W) where the input has no batch axis."""
+        return (*self._batch, self.C, self.H, self.W)
+
+    @property
+    def weight_shape(self) -> tuple[int, int, int, int]:
+        """(K, C/groups, R, S)."""
+        return self.K, self.C // self.groups, self.R, self.S
+
+    @property
+    def output_shape(self) -> tuple[int, ...]:
+        """(N, K, P, Q), or (K, P, Q) where the input has no batch axis."""
+        return (*self._batch, self.K, self.P, self.Q)
+
+    def smallest_fft(self) -> int:
+        """The smallest transform length that holds the kernel on both axes."""
+        return next(T for T in FFT_SIZES if max(self.rows.reach, self.cols.reach) < T)
+
+    @property
+    def _batch(self) -> tuple[int, ...]:
+        return (self.N,) if self.batched else ()
+
+
+def _integer(value: Any, said: str, least: int, error: type[FFTConvError]) -> int:
+    """`value` as an int of at least `least`; `said` quotes the caller for the message."""
+    try:
+        number = operator.index(value)
+    except TypeError:
+        number = None
+    if number is None or isinstance(value, bool):
+        raise error(f"{said}: {value!r} is not an integer")
+    if number < least:
+        raise error(f"{said}: {number} is too small, the least is {least}")
+    if number > LARGEST:
+        raise UnsupportedError(f"{said}: {number} is more than {LARGEST}, the largest that this version handles")
+    return number
+
+
+def _items(value: Any) -> tuple[Any, ...]:
+    """What `value` holds, or nothing where it is a word or cannot be iterated."""
+    try:
+        return () if isinstance(value, str) else tuple(value)
+    except TypeError:
+        return ()
+
+
+def _shape(value: Any, name: str, form: str, least: dict[int, tuple[int, ...]]) -> tuple[int, ...]:
+    """The sizes in `value`; `least` holds their least values by rank."""
+    sizes = _items(value)
+    said = f"{name} shape is {sizes or value!r}"
+    if len(sizes) not in least:
+        raise InvalidShapeError(f"{said}, which is {len(sizes)} sizes: it must be {form}")
+    limits = least[len(sizes)]
+    return tuple(_integer(size, said, low, InvalidShapeError) for size, low in zip(sizes, limits, strict=True))
+
+
+def _two(value: Any, said: str, form: str) -> tuple[Any, Any]:
+    """What `value` says of the rows and of the columns; a single number says the same of both."""
+    single = hasattr(type(value), "__index__") and not getattr(value, "shape", ())
+    items = (value, value) if single else _items(value)
+    if len(items) != 2:
+        raise InvalidOptionError(f"{said}: it must be {form}")
+    return items
+
+
+def _pair(value: Any, said: str, form: str, least: int) -> Pair:
+    first, second = (_integer(item, said, least, InvalidOptionError) for item in _two(value, said, form))
+    return first, second
+
+
+def _padding(value: Any, taps: Pair, stride: Pair, dilation: Pair) -> tuple[int, int, int, int]:
+    """Zeros above, below, left and right."""
+    said, form = f"padding is {value!r}", "an int, (rows, columns), ((top, bottom), (left, right)), 'valid' or 'same'"
+    if not isinstance(value, str):
+        rows, columns = (_pair(side, said, form, least=0) for side in _two(value, said, form))
+        return *rows, *columns
+    if value not in ("valid", "same"):
+        raise InvalidOptionError(f"{said}: it must be {form}")
+    if value == "valid":
+        return 0, 0, 0, 0
+    if stride != (1, 1):
+        raise InvalidOptionError(f"{said} and stride is {stride}: 'same' needs stride 1, or give the numbers of zeros")
+    height, width = ((n - 1) * d for n, d in zip(taps, dilation, strict=True))
+    return height // 2, height - height // 2, width // 2, width - width // 2
+
+
+def _check_channels(images: tuple[int, ...], kernel: tuple[int, ...], groups: int) -> None:
+    C, K, said = images[-3], kernel[0], f"input shape is {images}, weight shape is {kernel} and groups is {groups}"
+    for count, what in ((C, "channels of the input"), (K, "filters of the weight")):
+        if count % groups:
+            raise InvalidShapeError(f"{said}: groups must divide the {count} {what}")
+    if kernel[1] != C // groups:
+        fitting = (K, C // groups, *kernel[2:])
+        raise InvalidShapeError(f"{said}: {C} channels in {groups} group(s) need a weight of shape {fitting}")
+
+
+def _check_kernel(rows: Axis, cols: Axis) -> None:
+    reached, padded = (rows.reach + 1, cols.reach + 1), (rows.padded, cols.padded)
+    said = f"the kernel is {rows.taps} x {cols.taps}, {reached[0]} x {reached[1]} after dilation"
+    if reached[0] > padded[0] or reached[1] > padded[1]:
+        raise InvalidShapeError(f"{said}, and larger than the padded input of {padded[0]} x {padded[1]}: pad more")
+    if max(reached) > MAX_FFT:
+        raise UnsupportedError(f"{said}: this version handles kernels of at most {MAX_FFT} samples a side")

@@ -1,0 +1,33 @@
+"""The three passes as one table.
+
+Letters: x[N,C,H,W], w[K,C,R,S], y[N,K,P,Q]; f a frequency bin, m an (image, segment) pair.  A pass transforms its operands A
+and B, multiplies them bin by bin summed over the contracted letter, and transforms the result back.  Which sample of a plane
+lies where in its T x T tile is said by three plane maps, named after the methods of `geometry.Axis`.
+
+    forward      Y[f,m,k]  = sum_c  X[f,m,c] * conj W[f,k,c]        y_k   = sum_c x_c  *  w_kc
+    input_grad   dX[f,m,c] = sum_k dY[f,m,k] *      W[f,k,c]        dx_c  = sum_k dy_k *  w_kc transposed
+    weight_grad  dW[f,k,c] = sum_m  X[f,m,c] * conj dY[f,m,k]       dw_kc = sum_m dy_k *  x_c
+
+Source: Mathieu, Henaff, LeCun, Fast Training of Convolutional Networks through FFTs, arXiv 1312.5851, section 2.
+"""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Pass:
+    """One row of the table: the operands in the caller's words, their letters, and the maps that place them in a tile."""
+
+    name: str
+    operands: tuple[str, str]
+    letters: tuple[str, str, str]
+    maps: tuple[str, str, str]
+    contracted: str
+    conjugated: str
+
+
+FORWARD = Pass("forward", ("input", "weight"), ("X", "W", "Y"), ("x", "w", "y"), "c", "W")
+INPUT_GRAD = Pass("input_grad", ("grad_output", "weight"), ("dY", "W", "dX"), ("dy_halo", "w", "dx"), "k", "")
+WEIGHT_GRAD = Pass("weight_grad", ("input", "grad_output"), ("X", "dY", "dW"), ("x", "y", "w"), "m", "dY")
+
+PASSES = {row.name: row for row in (FORWARD, INPUT_GRAD, WEIGHT_GRAD)}
