@@ -1,0 +1,87 @@
+"""Compiled kernels on disk: where they lie, and when they are out of date.
+
+Numba's own disk cache looks at the file of the compiled function alone, so an edit of a codelet in another file would go
+unseen; and it keeps all specialisations of a function behind one index that two processes may write at once.  Here a kernel's
+name tells its specialisation and is its file name, its stamp is one hash over all sources of the package, over the versions of
+what compiles them and over the processor, and the folder is the user's own cache folder, never the process-wide setting that
+belongs to the application.
+"""
+
+import hashlib
+import os
+import sys
+import tempfile
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import llvmlite
+import numba
+import numpy as np
+from llvmlite import binding
+from numba.core import caching
+
+
+@cache
+def source_hash() -> str:
+    """One hash over the package's sources, the versions of what compiles them and the processor that they are compiled for."""
+    machine = f"{binding.get_host_cpu_name()} {binding.get_host_cpu_features().flatten()} {numba.config.CPU_NAME} {numba.config.CPU_FEATURES}"
+    digest = hashlib.sha256(f"{sys.version} {numba.__version__} {llvmlite.__version__} {np.__version__} {machine}".encode())
+    folder = Path(__file__).parent
+    for path in sorted(folder.rglob("*.py")):
+        digest.update(str(path.relative_to(folder)).encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def _user_folders() -> list[Path]:
+    """Where a user's caches may lie, best first."""
+    places = {"win32": "%LOCALAPPDATA%", "darwin": "~/Library/Caches"}
+    home = os.environ.get("XDG_CACHE_HOME") or places.get(sys.platform, "~/.cache")
+    user = getattr(os, "getuid", lambda: "user")()
+    return [Path(os.path.expandvars(home)).expanduser() / "numba_fftconv", Path(tempfile.gettempdir()) / f"numba_fftconv-{user}"]
+
+
+def _is_ours(folder: Path) -> bool:
+    """Whether the folder can be written and belongs to this user: what lies in it will be executed."""
+    with tempfile.TemporaryFile(dir=folder):
+        return not hasattr(os, "getuid") or folder.stat().st_uid == os.getuid()
+
+
+@cache
+def cache_directory() -> Path:
+    """A writable folder for this state of the sources: below the user's cache folder, else below the temporary one."""
+    for root in _user_folders():
+        folder = root / source_hash()
+        try:
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            if _is_ours(folder):
+                return folder
+        except OSError:
+            continue
+    return Path(tempfile.mkdtemp(prefix="numba_fftconv-"))
+
+
+class _Locator(caching._CacheLocator):
+    def get_cache_path(self) -> str:
+        return str(cache_directory())
+
+    def get_source_stamp(self) -> str:
+        return source_hash()
+
+    def get_disambiguator(self) -> str:
+        return "cpu"
+
+    @classmethod
+    def from_function(cls, py_func: Callable[..., Any], py_file: str) -> "_Locator":
+        return cls()
+
+
+class _CacheImpl(caching.CompileResultCacheImpl):
+    _locator_classes = [_Locator]
+
+
+class KernelCache(caching.FunctionCache):
+    """The disk cache of one kernel, whose name must tell its specialisation."""
+
+    _impl_class = _CacheImpl

@@ -1,0 +1,323 @@
+"""Transform stage on the CPU: planes to spectra and back, T x T tiles, planes in the SIMD lanes.
+
+    X[ky, kx] = sum_h sum_w x[h, w] e^(-2 pi i (ky h + kx w) / T)
+
+A `line` (64 bytes) holds one complex value of L planes, L = 8 float32 or 4 float64.  Two real planes travel as the real and
+imaginary part of one complex plane: a filter is real, so it acts on both alike and they never need to be told apart.  A task is
+one block of 2 L planes (images, 'packed') or of L planes (weights, 'real', half spectrum):
+
+1. rows: L or 2 L planes' row h is loaded with masks (padding, tile edges and absent planes are masked lanes), transposed in
+   registers so that lane = plane, transformed, stored to a buffer in the first-level cache;
+2. columns: column kx is loaded from the buffer and its T outputs go straight to their bins, one whole cache line each.
+
+The spectrum lies frequency-major, [ky][kx][block][channel][line].  Pitches of rows and bins are one line longer than needed, so
+that the bins of a column do not fall into one cache set (T = 64 was twice slower without).  The inverse is the mirror image:
+columns from the bins, rows to planes by masked stores, scaled, with bias; cropping is not storing.
+
+Bytes: a task reads 2 L planes and writes T T lines.  Flops: 2 T L transforms of length T.
+Example: T = 32 in float32, 16 planes of 32 x 32: 64 transforms of 8 lanes, 456 vector operations each; 64 KB in, 64 KB out.
+
+Reference: Mathieu, Henaff, LeCun, arXiv 1312.5851; the lanes are the planes as in NNPACK's tile transforms.
+"""
+
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+import numpy as np
+from numba import njit, types
+from numba.core.typing.templates import Signature
+from numba.extending import intrinsic
+
+from ..cache import KernelCache
+from .butterfly import fft
+from .vector import Emitter, Real, lanes
+
+# ---- index maps -----------------------------------------------------------------------------------------------------------
+
+# What a kernel knows of an array of planes (an int64 vector, see `Planes`).  Strides are in bytes.
+ADDRESS, OUTER, INNER, CHANNEL, ROW, COLUMN = range(6)        # plane of (lane, channel): OUTER * (lane // INNERS) + INNER * (lane % INNERS) + ...
+INNERS, ACROSS = 6, 7                                         # lane % INNERS is also the segment; ACROSS segments lie side by side
+HEIGHT, WIDTH = 8, 9                                          # samples of a plane
+UNIT, UNIT_BLOCKS, LANES = 10, 11, 12                         # lanes come in units of UNIT, a unit takes UNIT_BLOCKS blocks; LANES in all
+MAP_ROWS, MAP_COLUMNS = 13, 18                                # two plane maps of five numbers:
+START, ADVANCE, SPACING, FIRST, LIMIT = range(5)
+PLANES_SIZE = 23
+
+# What a kernel knows of a spectrum in the workspace (an int64 vector, see `Spectrum`).  All in reals.
+AT, BLOCKS, CHANNELS, BIN_PITCH, ROW_PITCH, FIRST_BLOCK, FIRST_CHANNEL = range(7)
+SPECTRUM_SIZE = 7
+
+# One lane of a task: where its tile begins, and which of its positions exist.
+ORIGIN, ROW_STEP, ROW_FIRST, ROW_END, COLUMN_FIRST, COLUMN_END, PLANE, START_ROW, START_COLUMN = range(9)
+LANE_SIZE = 9
+
+
+@njit(inline="always")
+def overlap(planes, axis, segment, extent, T):  # type: ignore[no-untyped-def]
+    """Of a segment along one axis: the sample (times spacing) at tile position 0, and the positions that hold samples."""
+    start = planes[axis + START] + segment * planes[axis + ADVANCE]
+    last = (extent - 1) * planes[axis + SPACING] - start
+    return start, max(planes[axis + FIRST], -start), min(min(planes[axis + LIMIT], T), last + 1)
+
+
+@njit
+def place_lanes(table, planes, block, channel, width, T):  # type: ignore[no-untyped-def]
+    """Fills the lane table of one task: `width` lanes of a block.  An absent lane has no rows."""
+    unit, piece = block // planes[UNIT_BLOCKS], block % planes[UNIT_BLOCKS]
+    begin = unit * planes[UNIT] + piece * width
+    end = min(min(begin + width, (unit + 1) * planes[UNIT]), planes[LANES])
+    for q in range(width):
+        lane = begin + q
+        table[q, ROW_END] = 0
+        if lane < end:
+            outer, inner = lane // planes[INNERS], lane % planes[INNERS]
+            down, across = inner // planes[ACROSS], inner % planes[ACROSS]
+            y, table[q, ROW_FIRST], table[q, ROW_END] = overlap(planes, MAP_ROWS, down, planes[HEIGHT], T)
+            x, table[q, COLUMN_FIRST], table[q, COLUMN_END] = overlap(planes, MAP_COLUMNS, across, planes[WIDTH], T)
+            plane = planes[ADDRESS] + outer * planes[OUTER] + inner * planes[INNER] + channel * planes[CHANNEL]
+            table[q, PLANE], table[q, START_ROW], table[q, START_COLUMN] = plane, y, x
+            table[q, ORIGIN], table[q, ROW_STEP] = plane + y * planes[ROW] + x * planes[COLUMN], planes[ROW]
+
+
+@njit
+def is_direct(planes, itemsize):  # type: ignore[no-untyped-def]
+    """Whether rows can be read and written as vectors: neighbouring samples at neighbouring positions and addresses."""
+    return planes[MAP_ROWS + SPACING] == 1 and planes[MAP_COLUMNS + SPACING] == 1 and planes[COLUMN] == itemsize
+
+
+# ---- codelets -------------------------------------------------------------------------------------------------------------
+
+
+@intrinsic(prefer_literal=True)
+def fft_column(typing_context, T, sign, inputs, outputs, source, at, step, target, to, pitch):  # type: ignore[no-untyped-def]
+    """target[to + k pitch] = y[k] for k < outputs, y the transform of the lines source[at + j step]; zero from j = inputs on."""
+    signature = types.void(T, sign, inputs, outputs, source, types.intp, types.intp, target, types.intp, types.intp)
+
+    def codegen(context: Any, builder: Any, signature: Signature, args: Any) -> Any:
+        t, s, n_in, n_out = (v.literal_value for v in (T, sign, inputs, outputs))
+        emit = Emitter(context, builder, source.dtype)
+        src, dst = emit.data(source, args[4]), emit.data(target, args[7])
+        x = [emit.load_line(src, emit.offset(args[5], j, args[6])) if j < n_in else (0, 0) for j in range(t)]
+        for k, y in enumerate(fft(x, s)[:n_out]):
+            emit.store_line(y, dst, emit.offset(args[8], k, args[9]))
+        return context.get_dummy_value()
+
+    return signature, codegen
+
+
+def lane_rows(emit: Emitter, table: Any, row: Any, count: int) -> list[tuple[Any, Any, Any]]:
+    """For each lane of the table: the address of tile row `row`, and the columns that hold samples (none where the row does not)."""
+    b, rows = emit.builder, []
+    for lane in range(count):
+        origin, step, first, end, low, high = (b.load(b.gep(table, [emit.int(lane * LANE_SIZE + j)])) for j in range(6))
+        inside = b.and_(b.icmp_signed(">=", row, first), b.icmp_signed("<", row, end))
+        rows.append((b.add(origin, b.mul(row, step)), low, b.select(inside, high, emit.int(0))))
+    return rows
+
+
+@intrinsic(prefer_literal=True)
+def fft_load_row(typing_context, T, real, inputs, outputs, table, row, target, to):  # type: ignore[no-untyped-def]
+    """target[to + k] = lines of the transform of tile row `row` of the table's L (real) or 2 L planes."""
+    signature = types.void(T, real, inputs, outputs, table, types.intp, target, types.intp)
+
+    def codegen(context: Any, builder: Any, signature: Signature, args: Any) -> Any:
+        t, is_real, n_in, n_out = (v.literal_value for v in (T, real, inputs, outputs))
+        emit = Emitter(context, builder, target.dtype)
+        n = emit.count
+        rows = lane_rows(emit, emit.data(table, args[4]), args[5], n if is_real else 2 * n)
+
+        def gather(group: list[tuple[Any, Any, Any]]) -> list[Any]:
+            columns = []
+            for base in range(0, n_in, n):
+                loads = [emit.masked_load(emit.at_address(builder.add(address, emit.int(base * emit.itemsize))),
+                                          emit.between(base, low, high)) for address, low, high in group]
+                columns += emit.transpose(loads)
+            return [Real(builder, v) for v in columns[:n_in]] + [0] * (t - n_in)
+
+        re = gather(rows[:n])
+        im = [0] * t if is_real else gather(rows[n:])
+        dst = emit.data(target, args[6])
+        for k, y in enumerate(fft(list(zip(re, im, strict=True)), -1)[:n_out]):
+            emit.store_line(y, dst, emit.offset(args[7], k * 2 * n))
+        return context.get_dummy_value()
+
+    return signature, codegen
+
+
+@intrinsic(prefer_literal=True)
+def fft_store_row(typing_context, T, outputs, source, at, table, row, scale, bias):  # type: ignore[no-untyped-def]
+    """Tile row `row` of the table's 2 L planes = scale * inverse transform of the lines source[at ...] + bias."""
+    signature = types.void(T, outputs, source, types.intp, table, types.intp, source.dtype, source.dtype)
+
+    def codegen(context: Any, builder: Any, signature: Signature, args: Any) -> Any:
+        t, n_out = T.literal_value, outputs.literal_value
+        emit = Emitter(context, builder, source.dtype)
+        n, src = emit.count, emit.data(source, args[2])
+        factor, shift = emit.splat(args[6]), emit.splat(args[7])
+        y = fft([emit.load_line(src, emit.offset(args[3], k * 2 * n)) for k in range(t)], 1)
+        rows = lane_rows(emit, emit.data(table, args[4]), args[5], 2 * n)
+        for part, group in ((0, rows[:n]), (1, rows[n:])):
+            for base in range(0, n_out, n):
+                values = [(y[base + i][part] * factor + shift).value if base + i < t else emit.zero for i in range(n)]
+                for value, (address, low, high) in zip(emit.transpose(values), group, strict=True):
+                    pointer = emit.at_address(builder.add(address, emit.int(base * emit.itemsize)))
+                    emit.masked_store(value, pointer, emit.between(base, low, high))
+        return context.get_dummy_value()
+
+    return signature, codegen
+
+
+@intrinsic
+def sample(typing_context, address, like):  # type: ignore[no-untyped-def]
+    """The real at a byte address, of the dtype of the array `like`."""
+    def codegen(context: Any, builder: Any, signature: Signature, args: Any) -> Any:
+        return builder.load(builder.inttoptr(args[0], context.get_value_type(like.dtype).as_pointer()))
+
+    return like.dtype(types.intp, like), codegen
+
+
+@intrinsic
+def put_sample(typing_context, address, value):  # type: ignore[no-untyped-def]
+    """Writes a real to a byte address."""
+    def codegen(context: Any, builder: Any, signature: Signature, args: Any) -> Any:
+        builder.store(args[1], builder.inttoptr(args[0], args[1].type.as_pointer()))
+        return context.get_dummy_value()
+
+    return types.void(types.intp, value), codegen
+
+
+# ---- rows with spacing or strides go by way of a buffer ---------------------------------------------------------------------
+
+
+@njit
+def buffer_lanes(address, width, pitch, T):  # type: ignore[no-untyped-def]
+    """The lane table of the buffer itself: `width` whole rows, whatever the row is called."""
+    table = np.zeros((width, LANE_SIZE), np.int64)
+    for q in range(width):
+        table[q, ORIGIN], table[q, ROW_END], table[q, COLUMN_END] = address + q * pitch, T, T
+    return table
+
+
+@njit
+def row_of(planes, table, q, row):  # type: ignore[no-untyped-def]
+    """A lane's tile row: the first position that holds a sample, the end, and that sample's address; no positions if there is none."""
+    down, across = planes[MAP_ROWS + SPACING], planes[MAP_COLUMNS + SPACING]
+    y, x = row + table[q, START_ROW], table[q, START_COLUMN]
+    if row < table[q, ROW_FIRST] or row >= table[q, ROW_END] or y % down != 0:
+        return 0, 0, 0
+    first = table[q, COLUMN_FIRST] + -(table[q, COLUMN_FIRST] + x) % across
+    return first, table[q, COLUMN_END], table[q, PLANE] + y // down * planes[ROW] + (first + x) // across * planes[COLUMN]
+
+
+@njit
+def gather_row(planes, table, row, space, buffer, pitch, width, T):  # type: ignore[no-untyped-def]
+    """Copies tile row `row` of every lane into the buffer, zeros between the samples."""
+    spacing = planes[MAP_COLUMNS + SPACING]
+    for q in range(width):
+        space[buffer + q * pitch : buffer + q * pitch + T] = 0
+        first, end, address = row_of(planes, table, q, row)
+        for t in range(first, end, spacing):
+            space[buffer + q * pitch + t] = sample(address, space)
+            address += planes[COLUMN]
+
+
+@njit
+def scatter_row(planes, table, row, space, buffer, pitch, width):  # type: ignore[no-untyped-def]
+    """Copies from the buffer the positions of tile row `row` that are samples of a plane."""
+    spacing = planes[MAP_COLUMNS + SPACING]
+    for q in range(width):
+        first, end, address = row_of(planes, table, q, row)
+        for t in range(first, end, spacing):
+            put_sample(address, space[buffer + q * pitch + t])
+            address += planes[COLUMN]
+
+
+# ---- kernels ----------------------------------------------------------------------------------------------------------------
+
+INDICES = types.Array(types.int64, 1, "C")
+
+
+def compiled(name: str, signature: Signature, function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function as a kernel of that name, from the disk cache if it is there: no GIL, no bounds checks."""
+    function.__name__ = function.__qualname__ = name
+    dispatcher = njit(nogil=True, boundscheck=False, error_model="numpy")(function)
+    dispatcher._cache = KernelCache(dispatcher.py_func)
+    dispatcher.compile(signature)
+    return dispatcher
+
+
+def quarters(extent: int, T: int) -> int:
+    """The extent rounded up to quarters of T: what is zero beyond it is pruned from the kernel, and few kernels serve all extents."""
+    quarter = max(1, T // 4)
+    return min(T, -(-extent // quarter) * quarter)
+
+
+def buffer_size(T: int, itemsize: int) -> int:
+    """Reals of scratch that a thread needs: T rows of T lines and a spare line, and one row of 2 L planes."""
+    line = 2 * lanes(itemsize)
+    return T * (T + 1) * line + line * (T + line)
+
+
+@cache
+def transform_kernel(dtype: str, T: int, real: bool, extent: int) -> Callable[..., None]:
+    """transform(lo, hi, space, scratch, planes, spectrum): tasks lo..hi (block, channel) of a spectrum; samples beyond `extent`
+    positions of the tile are zero on both axes."""
+    real_type = getattr(types, dtype)
+    ITEM = real_type.bitwidth // 8
+    LINE = 2 * lanes(ITEM)
+    SLOTS = LINE // 2 if real else LINE              # planes in a task
+    REAL = int(real)
+    COLUMNS = T // 2 + 1 if real else T               # columns of the (half) spectrum
+    PITCH = (COLUMNS + 1) * LINE                      # of the buffer's rows
+    STAGING_PITCH = T + LINE                             # of the gather buffer, reals
+
+    def kernel(lo, hi, space, scratch, planes, spectrum):  # type: ignore[no-untyped-def]
+        table = np.zeros((SLOTS, LANE_SIZE), np.int64)
+        staging = scratch + T * (T + 1) * LINE
+        staged = buffer_lanes(space.ctypes.data + staging * ITEM, SLOTS, STAGING_PITCH * ITEM, T)
+        direct = is_direct(planes, ITEM)
+        for task in range(lo, hi):
+            block, channel = spectrum[FIRST_BLOCK] + task // spectrum[CHANNELS], spectrum[FIRST_CHANNEL] + task % spectrum[CHANNELS]
+            place_lanes(table, planes, block, channel, SLOTS, T)
+            for row in range(extent):
+                if not direct:
+                    gather_row(planes, table, row, space, staging, STAGING_PITCH, SLOTS, T)
+                fft_load_row(T, REAL, extent, COLUMNS, table if direct else staged, row, space, scratch + row * PITCH)
+            bin = spectrum[AT] + task * LINE
+            for kx in range(COLUMNS):
+                fft_column(T, -1, extent, T, space, scratch + kx * LINE, PITCH, space, bin + kx * spectrum[BIN_PITCH], spectrum[ROW_PITCH])
+
+    signature = types.void(types.intp, types.intp, types.Array(real_type, 1, "C"), types.intp, INDICES, INDICES)
+    return compiled(f"transform_{dtype}_T{T}_{'real' if real else 'packed'}_{extent}", signature, kernel)
+
+
+@cache
+def inverse_kernel(dtype: str, T: int, extent: int) -> Callable[..., None]:
+    """inverse(lo, hi, space, scratch, planes, spectrum, bias, scale): planes = scale * inverse transform + bias[channel], of which
+    only positions below `extent` on both axes are wanted."""
+    real_type = getattr(types, dtype)
+    ITEM = real_type.bitwidth // 8
+    LINE = 2 * lanes(ITEM)
+    PITCH = (T + 1) * LINE
+    STAGING_PITCH = T + LINE
+
+    def kernel(lo, hi, space, scratch, planes, spectrum, bias, scale):  # type: ignore[no-untyped-def]
+        table = np.zeros((LINE, LANE_SIZE), np.int64)
+        staging = scratch + T * (T + 1) * LINE
+        staged = buffer_lanes(space.ctypes.data + staging * ITEM, LINE, STAGING_PITCH * ITEM, T)
+        direct = is_direct(planes, ITEM)
+        for task in range(lo, hi):
+            block, channel = spectrum[FIRST_BLOCK] + task // spectrum[CHANNELS], spectrum[FIRST_CHANNEL] + task % spectrum[CHANNELS]
+            place_lanes(table, planes, block, channel, LINE, T)
+            bin = spectrum[AT] + task * LINE
+            for kx in range(T):
+                fft_column(T, 1, T, extent, space, bin + kx * spectrum[BIN_PITCH], spectrum[ROW_PITCH], space, scratch + kx * LINE, PITCH)
+            for row in range(extent):
+                fft_store_row(T, extent, space, scratch + row * PITCH, table if direct else staged, row, scale, bias[channel])
+                if not direct:
+                    scatter_row(planes, table, row, space, staging, STAGING_PITCH, LINE)
+
+    signature = types.void(types.intp, types.intp, types.Array(real_type, 1, "C"), types.intp, INDICES, INDICES,
+                           types.Array(real_type, 1, "C"), real_type)
+    return compiled(f"inverse_{dtype}_T{T}_{extent}", signature, kernel)
