@@ -1,0 +1,44 @@
+"""Convolution layers by FFT: the forward pass and both gradients of a layer, array in, array out.
+
+>>> import numpy as np
+>>> from numba_fftconv import conv2d
+>>> conv2d(np.ones((2, 3, 32, 32), np.float32), np.ones((4, 3, 5, 5), np.float32), padding=2).shape
+(2, 4, 32, 32)
+"""
+
+from .api import conv2d, conv2d_backward, conv2d_input_grad, conv2d_weight_grad, plan_conv2d
+from .errors import (
+    DeviceMismatchError,
+    FFTConvError,
+    InvalidOptionError,
+    InvalidShapeError,
+    InvalidTypeError,
+    PlanMismatchError,
+    UnsupportedError,
+    WorkspaceError,
+)
+from .geometry import ConvGeometry
+from .plan import ConvPlan, SpectralWeight, clear_cache
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "ConvGeometry",
+    "ConvPlan",
+    "DeviceMismatchError",
+    "FFTConvError",
+    "InvalidOptionError",
+    "InvalidShapeError",
+    "InvalidTypeError",
+    "PlanMismatchError",
+    "SpectralWeight",
+    "UnsupportedError",
+    "WorkspaceError",
+    "__version__",
+    "clear_cache",
+    "conv2d",
+    "conv2d_backward",
+    "conv2d_input_grad",
+    "conv2d_weight_grad",
+    "plan_conv2d",
+]

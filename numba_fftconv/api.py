@@ -1,0 +1,335 @@
+"""The doors: each checks its arguments once, finds the plan, and runs one pass of it, or all three.
+
+The checks come in this order: is it an array, its dtype, one dtype for all, the geometry, the options. A call that
+raises has changed nothing. Every door takes arrays of NumPy, torch (CPU) or any library that speaks DLPack, as they lie
+in memory, and gives its result in the library of its first array argument. Letters: input x[N,C,H,W], weight
+w[K,C/groups,R,S], output y[N,K,P,Q]; without a batch, input and output are [C,H,W] and [K,P,Q].
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+
+from .arrays import dtype_name, host, like
+from .errors import InvalidShapeError, InvalidTypeError, PlanMismatchError
+from .geometry import ConvGeometry
+from .plan import ConvPlan, SpectralWeight
+
+
+class Options(NamedTuple):
+    """The options of a layer, as the caller wrote them."""
+
+    stride: Any = 1
+    padding: Any = 0
+    dilation: Any = 1
+    groups: Any = 1
+
+
+def conv2d(
+    input: Any,
+    weight: Any,
+    bias: Any = None,
+    stride: Any = 1,
+    padding: Any = 0,
+    dilation: Any = 1,
+    groups: int = 1,
+    *,
+    precision: str | None = None,
+    plan: ConvPlan | None = None,
+    out: Any = None,
+    stream: Any = None,
+    workspace: Any = None,
+) -> Any:
+    """Convolve every image with every filter: the forward pass of a layer.
+
+    Parameters
+    ----------
+    input : float32 or float64 array [N, C, H, W] or [C, H, W].
+    weight : array [K, C/groups, R, S] of the same dtype, at most 64 samples a side after dilation; or a SpectralWeight.
+    bias : array [K] of the same dtype, added to the K planes of the output.
+    stride, dilation : int or (rows, columns), in samples.
+    padding : zeros around the input, in samples: int, (rows, columns), ((top, bottom), (left, right)), 'valid', 'same'.
+    groups : int that divides both C and K.
+    precision : arithmetic of the multiply stage; None is the dtype's own.
+    plan : a plan of plan_conv2d for these shapes; what is left at its default is taken from it.
+    out : array of the result's shape and dtype to write into.
+    stream : CUDA stream; None on a CPU.
+    workspace : contiguous array of plan.workspace_size bytes to work in.
+
+    Returns
+    -------
+    Array [N, K, P, Q] or [K, P, Q] of the same dtype, in the library of `input`; or `out`, where it is given.
+
+    Raises
+    ------
+    InvalidShapeError, InvalidOptionError, InvalidTypeError, UnsupportedError, WorkspaceError, PlanMismatchError
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> image = np.zeros((1, 1, 5, 5), np.float32)
+    >>> image[0, 0, 2, 2] = 1
+    >>> filters = np.arange(9, dtype=np.float32).reshape(1, 1, 3, 3)
+    >>> np.rint(conv2d(image, filters)[0, 0]).astype(int)
+    array([[8, 7, 6],
+           [5, 4, 3],
+           [2, 1, 0]])
+
+    Source: torch.nn.functional.conv2d; Mathieu, Henaff, LeCun, arXiv 1312.5851.
+    """
+    given = {"input": input, "weight": weight} | ({} if bias is None else {"bias": bias})
+    plan, read = _prepare(given, {}, Options(stride, padding, dilation, groups), plan, precision)
+    result = plan.forward(read["input"], read["weight"], read.get("bias"), out=out, stream=stream, workspace=workspace)
+    return like(result, input) if out is None else out
+
+
+def conv2d_input_grad(
+    input_size: Iterable[int],
+    weight: Any,
+    grad_output: Any,
+    stride: Any = 1,
+    padding: Any = 0,
+    dilation: Any = 1,
+    groups: int = 1,
+    *,
+    precision: str | None = None,
+    plan: ConvPlan | None = None,
+    out: Any = None,
+    stream: Any = None,
+    workspace: Any = None,
+) -> Any:
+    """Compute the gradient of conv2d with respect to its input.
+
+    Parameters
+    ----------
+    input_size : shape of the input, (N, C, H, W) or (C, H, W), in samples.
+    weight : float32 or float64 array [K, C/groups, R, S], or a SpectralWeight.
+    grad_output : array [N, K, P, Q] or [K, P, Q] of the same dtype, the gradient with respect to the output.
+    stride, padding, dilation, groups, precision, plan, out, stream, workspace : as in conv2d.
+
+    Returns
+    -------
+    Array of shape `input_size` and the same dtype, in the library of `weight` (of `grad_output` where `weight` is a
+    SpectralWeight); or `out`, where it is given.
+
+    Raises
+    ------
+    InvalidShapeError, InvalidOptionError, InvalidTypeError, UnsupportedError, WorkspaceError, PlanMismatchError
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> filters = np.arange(4, dtype=np.float32).reshape(1, 1, 2, 2)
+    >>> np.rint(conv2d_input_grad((1, 3, 3), filters, np.ones((1, 2, 2), np.float32))[0]).astype(int)
+    array([[0, 1, 1],
+           [2, 6, 4],
+           [2, 5, 3]])
+
+    Source: torch.nn.grad.conv2d_input; Mathieu, Henaff, LeCun, arXiv 1312.5851.
+    """
+    given = {"weight": weight, "grad_output": grad_output}
+    plan, read = _prepare(given, {"input": input_size}, Options(stride, padding, dilation, groups), plan, precision)
+    result = plan.input_grad(read["grad_output"], read["weight"], out=out, stream=stream, workspace=workspace)
+    return like(result, grad_output if isinstance(weight, SpectralWeight) else weight) if out is None else out
+
+
+def conv2d_weight_grad(
+    input: Any,
+    weight_size: Iterable[int],
+    grad_output: Any,
+    stride: Any = 1,
+    padding: Any = 0,
+    dilation: Any = 1,
+    groups: int = 1,
+    *,
+    precision: str | None = None,
+    plan: ConvPlan | None = None,
+    out: Any = None,
+    stream: Any = None,
+    workspace: Any = None,
+) -> Any:
+    """Compute the gradient of conv2d with respect to its weight.
+
+    Parameters
+    ----------
+    input : float32 or float64 array [N, C, H, W] or [C, H, W].
+    weight_size : shape of the weight, (K, C/groups, R, S), in samples.
+    grad_output : array [N, K, P, Q] or [K, P, Q] of the same dtype, the gradient with respect to the output.
+    stride, padding, dilation, groups, precision, plan, out, stream, workspace : as in conv2d.
+
+    Returns
+    -------
+    Array of shape `weight_size` and the same dtype, in the library of `input`; or `out`, where it is given.
+
+    Raises
+    ------
+    InvalidShapeError, InvalidOptionError, InvalidTypeError, UnsupportedError, WorkspaceError, PlanMismatchError
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> image = np.arange(9, dtype=np.float32).reshape(1, 3, 3)
+    >>> np.rint(conv2d_weight_grad(image, (1, 1, 2, 2), np.ones((1, 2, 2), np.float32))[0, 0]).astype(int)
+    array([[ 8, 12],
+           [20, 24]])
+
+    Source: torch.nn.grad.conv2d_weight; Mathieu, Henaff, LeCun, arXiv 1312.5851.
+    """
+    given = {"input": input, "grad_output": grad_output}
+    plan, read = _prepare(given, {"weight": weight_size}, Options(stride, padding, dilation, groups), plan, precision)
+    result = plan.weight_grad(read["input"], read["grad_output"], out=out, stream=stream, workspace=workspace)
+    return like(result, input) if out is None else out
+
+
+def conv2d_backward(
+    grad_output: Any,
+    input: Any,
+    weight: Any,
+    stride: Any = 1,
+    padding: Any = 0,
+    dilation: Any = 1,
+    groups: int = 1,
+    *,
+    output_mask: tuple[bool, bool, bool] = (True, True, True),
+    precision: str | None = None,
+    plan: ConvPlan | None = None,
+    stream: Any = None,
+    workspace: Any = None,
+) -> tuple[Any, Any, Any]:
+    """Compute the gradients of conv2d with respect to its input, its weight and its bias.
+
+    Parameters
+    ----------
+    grad_output : float32 or float64 array [N, K, P, Q] or [K, P, Q], the gradient with respect to the output.
+    input : array [N, C, H, W] or [C, H, W] of the same dtype.
+    weight : array [K, C/groups, R, S] of the same dtype, or a SpectralWeight.
+    output_mask : which of the three gradients are wanted.
+    stride, padding, dilation, groups, precision, plan, stream, workspace : as in conv2d.
+
+    Returns
+    -------
+    Arrays of the shapes of `input`, `weight` and bias [K], in the library of `grad_output`; None where not wanted.
+
+    Raises
+    ------
+    InvalidShapeError, InvalidOptionError, InvalidTypeError, UnsupportedError, WorkspaceError, PlanMismatchError
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> image, filters = np.ones((1, 3, 3), np.float32), np.ones((1, 1, 2, 2), np.float32)
+    >>> dx, dw, db = conv2d_backward(np.ones((1, 2, 2), np.float32), image, filters, output_mask=(False, True, True))
+    >>> dx is None, np.rint(dw).astype(int).tolist(), db.tolist()
+    (True, [[[[4, 4], [4, 4]]]], [4.0])
+
+    Source: torch.ops.aten.convolution_backward; Mathieu, Henaff, LeCun, arXiv 1312.5851.
+    """
+    given = {"grad_output": grad_output, "input": input, "weight": weight}
+    plan, read = _prepare(given, {}, Options(stride, padding, dilation, groups), plan, precision)
+    dx, dw, db = (
+        None if gradient is None else like(gradient, grad_output)
+        for gradient in plan.backward(
+            *(read[name] for name in given), output_mask=output_mask, stream=stream, workspace=workspace
+        )
+    )
+    return dx, dw, db
+
+
+def plan_conv2d(
+    input_shape: Iterable[int],
+    weight_shape: Iterable[int],
+    *,
+    dtype: Any = "float32",
+    stride: Any = 1,
+    padding: Any = 0,
+    dilation: Any = 1,
+    groups: int = 1,
+    precision: str | None = None,
+    fft_size: Any = None,
+    workspace_limit: int | None = None,
+    device: str | None = None,
+) -> ConvPlan:
+    """Plan the three passes of a layer, without running anything.
+
+    Parameters
+    ----------
+    input_shape : (N, C, H, W) or (C, H, W), in samples.
+    weight_shape : (K, C/groups, R, S), in samples.
+    dtype : float32 or float64.
+    stride, padding, dilation, groups : as in conv2d.
+    precision : arithmetic of the multiply stage; None is the dtype's own.
+    fft_size : transform length, an even product of 2, 3, 5, 7 up to 64; None chooses the fastest by a cost model.
+    workspace_limit : bytes that the workspace may take; the passes then work through the images in chunks.
+    device : 'cpu'; or 'cuda', 'cuda:1' or 'sm_90', to plan for a GPU; None chooses by what this machine has.
+
+    Returns
+    -------
+    ConvPlan, with forward, input_grad, weight_grad, backward, transform_weight and explain.
+
+    Raises
+    ------
+    InvalidShapeError, InvalidOptionError, InvalidTypeError, UnsupportedError, WorkspaceError
+
+    Examples
+    --------
+    >>> plan = plan_conv2d((16, 64, 32, 32), (64, 64, 5, 5), padding=2, fft_size=36, device="cpu")
+    >>> plan.fft_size, plan.geometry.output_shape, plan.segments["forward"]
+    (36, (16, 64, 32, 32), (1, 1))
+
+    Source: the planner of FFTW; Mathieu, Henaff, LeCun, arXiv 1312.5851.
+    """
+    geometry = ConvGeometry.from_arguments(input_shape, weight_shape, stride, padding, dilation, groups)
+    return ConvPlan.build(geometry, dtype, precision, fft_size, workspace_limit, device)
+
+
+def _prepare(
+    given: Mapping[str, Any], sizes: Mapping[str, Any], options: Options, plan: ConvPlan | None, precision: str | None
+) -> tuple[ConvPlan, dict[str, Any]]:
+    """The plan of a call, and its arrays checked against each other; `sizes` holds the shape that no array says."""
+    read: dict[str, Any] = {
+        name: value if _is_spectral(name, value) else host(value, name) for name, value in given.items()
+    }
+    dtype = _common_dtype(read)
+    shapes = {name: value.weight_shape if _is_spectral(name, value) else value.shape for name, value in read.items()}
+    shapes.update(sizes)
+    options = options if plan is None else _completed(options, plan)
+    geometry = ConvGeometry.from_arguments(shapes["input"], shapes["weight"], *options)
+    if plan is None:
+        fft_size = getattr(read.get("weight"), "fft_size", None)
+        plan = ConvPlan.build(geometry, dtype, precision, fft_size, device="cpu")
+    else:
+        _check_plan(plan, geometry, dtype, precision)
+    for name, shape in (("bias", (geometry.K,)), ("grad_output", geometry.output_shape)):
+        if shapes.get(name, shape) != shape:
+            raise InvalidShapeError(f"{name} has shape {shapes[name]}: it must be {shape} here")
+    return plan, read
+
+
+def _is_spectral(name: str, value: Any) -> bool:
+    return name == "weight" and isinstance(value, SpectralWeight)
+
+
+def _common_dtype(read: Mapping[str, Any]) -> str:
+    """The dtype of all arrays; that of a SpectralWeight is the plan's affair."""
+    dtypes = {name: dtype_name(value, name) for name, value in read.items() if not _is_spectral(name, value)}
+    if len(set(dtypes.values())) > 1:
+        said = ", ".join(f"{name} has dtype {dtype}" for name, dtype in dtypes.items())
+        raise InvalidTypeError(f"{said}: all arrays must have one dtype, convert them to float32 or to float64")
+    return next(iter(dtypes.values()))
+
+
+def _completed(options: Options, plan: ConvPlan) -> Options:
+    """The options of a call that brings a plan: what is left at its default is taken from the plan."""
+    if not isinstance(plan, ConvPlan):
+        raise InvalidTypeError(f"plan is {plan!r}: it must be a ConvPlan, which plan_conv2d makes")
+    made = Options(*(getattr(plan.geometry, name) for name in Options._fields))
+    triples = zip(options, Options(), made, strict=True)
+    return Options(*(ours if type(value) is int and value == default else value for value, default, ours in triples))
+
+
+def _check_plan(plan: ConvPlan, geometry: ConvGeometry, dtype: str, precision: str | None) -> None:
+    """Raise PlanMismatchError where a plan is not for this call."""
+    call = vars(geometry) | {"dtype": dtype} | ({} if precision is None else {"precision": precision})
+    made = vars(plan.geometry) | {"dtype": plan.dtype, "precision": plan.precision}
+    said = [f"{name} is {call[name]!r} and the plan has {made[name]!r}" for name in call if call[name] != made[name]]
+    if said:
+        raise PlanMismatchError(f"{', '.join(said)}: make a plan for this call with plan_conv2d")
