@@ -1,0 +1,241 @@
+"""Hypothesis draws a whole layer at once and favours edges: 1, T-1, T, T+1 samples, a lane more or less than a block.
+
+A Problem is plain data: its repr in a failure message makes the same arrays again, for example
+
+    Problem(N=2, C=3, H=9, W=8, K=4, R=3, S=2, stride=(2, 1), padding="valid", seed=7, fft_size=8)
+"""
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import reference
+from hypothesis import strategies as st
+
+from numba_fftconv import ConvPlan, plan_conv2d
+
+Pair = tuple[int, int]
+FFT_SIZES = (8, 8, 12, 14, 16, 16, 20)  # of most examples: each new length costs seconds of compilation
+LARGE_FFT = 64  # for kernels of up to 64 samples a side
+CHANNELS = (1, 1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17)
+BATCHES = (1, 1, 2, 3, 7, 8, 9, 15, 16, 17, 33)
+MULTIPLICATIONS = 4e6  # of the reference in one pass
+UNIT = {"float32": 5e-7, "float64": 1e-14}
+
+
+class Arrays(NamedTuple):
+    """The three arrays of a layer; each pass makes one of them from the other two."""
+
+    x: np.ndarray
+    w: np.ndarray
+    dy: np.ndarray
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A layer, how it is asked for, and the seed of its arrays; image n is multiplied by scales[n % len(scales)]."""
+
+    N: int
+    C: int
+    H: int
+    W: int
+    K: int
+    R: int
+    S: int
+    stride: int | Pair = 1
+    padding: Any = 0
+    dilation: int | Pair = 1
+    groups: int = 1
+    dtype: str = "float32"
+    fft_size: int | Pair | None = 8
+    batched: bool = True
+    scales: tuple[float, ...] = (1.0,)
+    seed: int = 0
+
+    @property
+    def title(self) -> str:
+        """A name that is short enough for a list of tests."""
+        return f"{self.N}x{self.C}x{self.H}x{self.W} to {self.K}, {self.R}x{self.S}, T {self.fft_size}"
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The layer's options in the caller's words."""
+        return {"stride": self.stride, "padding": self.padding, "dilation": self.dilation, "groups": self.groups}
+
+    @property
+    def resolved(self) -> dict[str, Any]:
+        """The layer's options as the reference takes them."""
+        stride, dilation = _pair(self.stride), _pair(self.dilation)
+        pads = self.padding
+        if pads in ("valid", "same"):
+            total = [(n - 1) * d * (pads == "same") for n, d in zip((self.R, self.S), dilation, strict=True)]
+            pads = tuple((n // 2, n - n // 2) for n in total)
+        elif isinstance(pads, int) or isinstance(pads[0], int):
+            pads = tuple((n, n) for n in _pair(pads))
+        return {"stride": stride, "padding": pads, "dilation": dilation, "groups": self.groups}
+
+    @property
+    def x_shape(self) -> tuple[int, ...]:
+        return (*self._batch, self.C, self.H, self.W)
+
+    @property
+    def w_shape(self) -> tuple[int, ...]:
+        return self.K, self.C // self.groups, self.R, self.S
+
+    @property
+    def y_shape(self) -> tuple[int, ...]:
+        rows, cols = (self.resolved[name] for name in ("stride", "dilation"))
+        size = reference.outputs((self.H, self.W), (self.R, self.S), rows, self.resolved["padding"], cols)
+        return (*self._batch, self.K, *size)
+
+    @property
+    def _batch(self) -> tuple[int, ...]:
+        return (self.N,) if self.batched else ()
+
+    def plan(self, **changes: Any) -> ConvPlan:
+        """The plan of this layer on the CPU."""
+        chosen: dict[str, Any] = {"fft_size": self.fft_size, "device": "cpu", **changes}
+        return plan_conv2d(self.x_shape, self.w_shape, dtype=self.dtype, **self.options, **chosen)
+
+    def arrays(self, seed: int | None = None) -> Arrays:
+        """Normal samples; those of x and dy are scaled by image."""
+        rng = np.random.default_rng(self.seed if seed is None else seed)
+        scale = np.resize(self.scales, self.N).reshape(-1, 1, 1, 1) if self.batched else self.scales[0]
+        x, w, dy = (rng.standard_normal(shape) for shape in (self.x_shape, self.w_shape, self.y_shape))
+        return Arrays(*(a.astype(self.dtype) for a in (x * scale, w, dy * scale)))
+
+    def bias(self) -> np.ndarray:
+        return np.random.default_rng(self.seed + 1).standard_normal(self.K).astype(self.dtype)
+
+    @property
+    def _four(self) -> tuple[int, int, int, int]:
+        return self.N, self.C, self.H, self.W
+
+    def expected(self, a: Arrays) -> dict[str, np.ndarray]:
+        """The results of the three passes by the definition, in float64, by the names of the passes."""
+        x, dy = (np.asarray(b).reshape(-1, *b.shape[-3:]) for b in (a.x, a.dy))
+        return {
+            "forward": reference.forward(x, a.w, **self.resolved).reshape(self.y_shape),
+            "input_grad": reference.input_grad(self._four, a.w, dy, **self.resolved).reshape(self.x_shape),
+            "weight_grad": reference.weight_grad(x, self.w_shape, dy, **self.resolved),
+        }
+
+    def depth(self, plan: ConvPlan, name: str) -> int:
+        """How many products a bin of a pass sums."""
+        images = self.N * int(np.prod(plan.segments["weight_grad"]))
+        return {"forward": self.C // self.groups, "input_grad": self.K // self.groups, "weight_grad": images}[name]
+
+    def tolerance(self, plan: ConvPlan, name: str) -> float:
+        """The relative L2 error that a pass may have."""
+        return UNIT[self.dtype] * max(1.0, (self.depth(plan, name) / 256) ** 0.5)
+
+    def sizes(self, a: Arrays, T: int) -> dict[str, np.ndarray]:
+        """How large each result would be if the signs of all products were drawn by lot, as the root of a mean square.
+
+        Unlike the results themselves these do not vanish where products cancel. A transform spreads its rounding over
+        the whole tile, so no sample counts as smaller than the share of its plane's energy that falls on one sample.
+        """
+        squares = Arrays(*(np.square(b, dtype=np.float64) for b in a))
+        typical = self.expected(squares)
+        (top, bottom), (left, right) = self.resolved["padding"]
+        samples = max(T, self.H + top + bottom) * max(T, self.W + left + right)
+        points = Problem(self.N, self.C, 1, 1, self.K, 1, 1, groups=self.groups, batched=self.batched)
+        energy = points.expected(Arrays(*(b.sum((-2, -1), keepdims=True) for b in squares)))
+        return {name: np.sqrt(np.maximum(typical[name], energy[name] / samples)) for name in typical}
+
+
+def call(plan: ConvPlan, a: Arrays, name: str, **keywords: Any) -> Any:
+    """One pass of a plan, by its name."""
+    operands = {"forward": (a.x, a.w), "input_grad": (a.dy, a.w), "weight_grad": (a.x, a.dy)}[name]
+    return getattr(plan, name)(*operands, **keywords)
+
+
+def result_shape(problem: Problem, name: str) -> tuple[int, ...]:
+    return {"forward": problem.y_shape, "input_grad": problem.x_shape, "weight_grad": problem.w_shape}[name]
+
+
+def poisoned(problem: Problem, name: str) -> np.ndarray:
+    """An array for the result of a pass, full of NaN."""
+    return np.full(result_shape(problem, name), np.nan, problem.dtype)
+
+
+def relaid(a: np.ndarray, layout: str) -> np.ndarray:
+    """The same samples, lying otherwise in memory."""
+    if layout == "gaps":  # every other sample of a larger array
+        held = np.full([2 * n + 1 for n in a.shape], np.nan, a.dtype)[tuple(slice(1, None, 2) for _ in a.shape)]
+    elif layout == "reversed":  # negative strides on every axis
+        held = np.empty_like(a)[tuple(slice(None, None, -1) for _ in a.shape)]
+    elif layout == "transposed":  # rows and columns swapped
+        held = np.empty(a.swapaxes(-1, -2).shape, a.dtype).swapaxes(-1, -2)
+    elif layout == "channels last":
+        held = np.moveaxis(np.empty(np.moveaxis(a, -3, -1).shape, a.dtype), -1, -3)
+    elif layout == "unaligned":  # one byte past an aligned address
+        held = np.empty(a.nbytes + 1, np.uint8)[1:].view(a.dtype).reshape(a.shape)
+    else:
+        held = np.empty_like(a)
+    held[...] = a
+    held.flags.writeable = layout != "read only"
+    return held
+
+
+LAYOUTS = ("contiguous", "gaps", "reversed", "transposed", "channels last", "unaligned", "read only")
+
+
+@st.composite
+def _axis(draw: st.DrawFn, T: int, form: str, at_most: int) -> tuple[int, int, int, int, int, int]:
+    """Extent, taps, padding before and after, stride and dilation of one axis, for a transform of T samples."""
+    stride = 1 if form == "same" else draw(st.sampled_from((1, 1, 1, 2, 3, 4, T + 1)))
+    dilation = draw(st.sampled_from((1, 1, 1, 2, 3)))
+    most = (T - 1) // dilation + 1
+    taps = draw(st.sampled_from(sorted({1, 2, 3, min(5, most), max(1, most - 1), most} & set(range(1, most + 1)))))
+    reach = (taps - 1) * dilation
+    pads = [0, 0]
+    if form in ("int", "pair"):
+        pads = 2 * [draw(st.sampled_from((0, 1, reach // 2, reach, reach + 2)))]
+    elif form == "sides":
+        pads = [draw(st.sampled_from((0, 1, reach // 2, reach, reach + 3))) for _ in range(2)]
+    elif form == "same":
+        pads = [reach // 2, reach - reach // 2]
+    least = max(1, reach + 1 - sum(pads))
+    edges = {1, 2, T - 1, T, T + 1, T - reach, T - reach + 1, 2 * T, 2 * T + 1, 3 * T - 2, least}
+    likely = sorted(n for n in edges if least <= n <= at_most) or [least]
+    extent = draw(st.sampled_from(likely) | st.integers(least, max(least, min(at_most, 2 * T))))
+    return extent, taps, pads[0], pads[1], stride, dilation
+
+
+@st.composite
+def problems(draw: st.DrawFn, dtypes: tuple[str, ...] = ("float32", "float64")) -> Problem:
+    """Any layer that the library accepts, small enough for the definition."""
+    dtype = draw(st.sampled_from(dtypes))
+    chosen: int | None = draw(st.sampled_from((*FFT_SIZES, *FFT_SIZES, None, LARGE_FFT)))
+    T, at_most = {None: (8, 10), LARGE_FFT: (LARGE_FFT, 130)}.get(chosen, (chosen or 8, 50))
+    form = draw(st.sampled_from(("valid", "same", "int", "pair", "sides", "sides")))
+    H, R, top, bottom, down, tall = draw(_axis(T, form, at_most))
+    W, S, left, right, across, wide = draw(_axis(T, form, at_most))
+    if form == "int":  # one number serves both axes
+        left = right = top = bottom = max(top, left)
+    forms: dict[str, Any] = {"valid": "valid", "same": "same", "int": top, "pair": (top, left)}
+    padding = forms.get(form, ((top, bottom), (left, right)))
+    stride: int | Pair = down if down == across and draw(st.booleans()) else (down, across)
+    dilation: int | Pair = tall if tall == wide and draw(st.booleans()) else (tall, wide)
+
+    kind = draw(st.sampled_from(("dense", "dense", "dense", "grouped", "depthwise")))
+    groups = 1 if kind == "dense" else draw(st.sampled_from((2, 3, 4, 9) if kind == "depthwise" else (2, 3)))
+    choices = {"N": (1, BATCHES), "C": (groups, CHANNELS if kind != "depthwise" else (1,)), "K": (groups, CHANNELS)}
+    counts = {name: unit for name, (unit, _) in choices.items()}
+    outputs = max(1, (H + top + bottom) // down) * max(1, (W + left + right) // across)
+    for name in draw(st.permutations("NCK")):  # the first has the widest choice, the last what the reference can afford
+        unit, numbers = choices[name]
+        room = MULTIPLICATIONS * groups / (counts["N"] * counts["C"] * counts["K"] * R * S * outputs)
+        counts[name] = unit * draw(st.sampled_from([n for n in numbers if n <= max(1, room) and unit * n <= 33]))
+    N, C, K = counts.values()
+    return Problem(
+        N, C, H, W, K, R, S, stride, padding, dilation, groups, dtype,
+        fft_size=chosen if chosen is None or draw(st.integers(0, 9)) else (chosen, chosen),
+        batched=N > 1 or draw(st.booleans()),
+        scales=draw(st.sampled_from(((1.0,), (1.0,), (1.0, 100.0), (1e4, 1.0, 1.0)))),
+        seed=draw(st.integers(0, 999)),
+    )
+
+
+def _pair(value: int | Pair) -> Pair:
+    return (value, value) if isinstance(value, int) else value

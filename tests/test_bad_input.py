@@ -1,0 +1,424 @@
+"""Every wrong call raises its own class, says what was passed and the rule, and has changed nothing."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pytest
+import reference
+
+import numba_fftconv
+from numba_fftconv import (
+    DeviceMismatchError,
+    FFTConvError,
+    InvalidOptionError,
+    InvalidShapeError,
+    InvalidTypeError,
+    PlanMismatchError,
+    UnsupportedError,
+    WorkspaceError,
+    conv2d,
+    conv2d_backward,
+    conv2d_input_grad,
+    conv2d_weight_grad,
+    plan_conv2d,
+)
+
+BUILTINS = {
+    InvalidShapeError: ValueError,
+    InvalidOptionError: ValueError,
+    InvalidTypeError: TypeError,
+    UnsupportedError: NotImplementedError,
+    WorkspaceError: MemoryError,
+    DeviceMismatchError: ValueError,
+    PlanMismatchError: ValueError,
+}
+
+
+@pytest.mark.parametrize("error", BUILTINS)
+def test_each_error_is_ours_and_a_builtin(error: type[FFTConvError]) -> None:
+    assert issubclass(error, FFTConvError) and issubclass(error, BUILTINS[error])
+    assert getattr(numba_fftconv, error.__name__) is error
+
+
+# ---- right calls, of which each row of the table changes something
+
+SHAPES = {"input": (2, 4, 9, 8), "weight": (6, 2, 3, 3), "grad_output": (2, 6, 7, 6), "bias": (6,)}
+
+
+class Memory:
+    """The arrays of one call, all remembered as they were handed out."""
+
+    def __init__(self) -> None:
+        self.handed_out: list[tuple[np.ndarray, bytes]] = []
+        self.shared = self.random(2000)
+
+    def keep(self, array: np.ndarray) -> np.ndarray:
+        self.handed_out.append((array, array.tobytes()))
+        return array
+
+    def random(self, *shape: int, dtype: str = "float32") -> np.ndarray:
+        return self.keep(np.random.default_rng(0).uniform(-9, 9, shape).astype(dtype))
+
+    def poisoned(self, *shape: int, dtype: str = "float32") -> np.ndarray:
+        return self.keep(np.full(shape, np.nan, dtype))
+
+    def named(self, *names: str) -> dict[str, np.ndarray]:
+        return {name: self.random(*SHAPES[name]) for name in names}
+
+    def is_unchanged(self) -> bool:
+        return all(array.tobytes() == before for array, before in self.handed_out)
+
+
+def forward(m: Memory, **changed: Any) -> Any:
+    given = m.named("input", "weight", "bias") | {"groups": 2, "out": m.poisoned(*SHAPES["grad_output"])}
+    return conv2d(**given | changed)
+
+
+def input_grad(m: Memory, **changed: Any) -> Any:
+    given = m.named("weight", "grad_output") | {"groups": 2, "out": m.poisoned(*SHAPES["input"])}
+    return conv2d_input_grad(**{"input_size": SHAPES["input"]} | given | changed)
+
+
+def weight_grad(m: Memory, **changed: Any) -> Any:
+    given = m.named("input", "grad_output") | {"groups": 2, "out": m.poisoned(*SHAPES["weight"])}
+    return conv2d_weight_grad(**{"weight_size": SHAPES["weight"]} | given | changed)
+
+
+def backward(m: Memory, **changed: Any) -> Any:
+    return conv2d_backward(**m.named("grad_output", "input", "weight") | {"groups": 2} | changed)
+
+
+def plan(m: Memory, **changed: Any) -> Any:
+    given = {
+        "input_shape": SHAPES["input"],
+        "weight_shape": SHAPES["weight"],
+        "groups": 2,
+        "fft_size": 16,
+        "device": "cpu",
+    }
+    return plan_conv2d(**given | changed)
+
+
+def method(name: str, *names: str) -> Callable[..., Any]:
+    """The door that a method of a plan is, called with the arrays of these names in this order."""
+
+    def door(m: Memory, **changed: Any) -> Any:
+        return getattr(plan(m), name)(*(m.named(*names) | changed).values())
+
+    door.__name__ = f"plan.{name}"
+    return door
+
+
+METHODS = {
+    "forward": ("input", "weight"),
+    "input_grad": ("grad_output", "weight"),
+    "weight_grad": ("input", "grad_output"),
+    "backward": ("grad_output", "input", "weight"),
+    "transform_weight": ("weight",),
+}
+PASSES = {forward: "grad_output", input_grad: "input", weight_grad: "weight"}
+RUNNING = (*PASSES, backward)
+DOORS = (*RUNNING, plan)
+READ = {
+    forward: ("input", "weight", "bias"),
+    input_grad: ("weight", "grad_output"),
+    weight_grad: ("input", "grad_output"),
+    backward: ("grad_output", "input", "weight"),
+}
+PLACES = [(door, name) for door, names in READ.items() for name in names]
+
+
+@dataclass(frozen=True)
+class Made:
+    """A value that is made from the memory of the call; `title` names it in the test's name."""
+
+    title: str
+    make: Callable[[Memory], Any]
+
+    def __repr__(self) -> str:
+        return self.title
+
+
+def array(*shape: int, dtype: str = "float32") -> Made:
+    return Made(f"{dtype} array {shape}", lambda m: m.random(*shape, dtype=dtype))
+
+
+@dataclass(frozen=True)
+class Row:
+    """One wrong call: a right one with some arguments changed, the class of its error, and words of its message."""
+
+    door: Callable[..., Any]
+    error: type[FFTConvError]
+    words: tuple[str, ...]
+    changed: dict[str, Any]
+
+    def __str__(self) -> str:
+        return f"{self.door.__name__}({', '.join(f'{name}={value!r}' for name, value in self.changed.items())})"
+
+    def call(self, m: Memory) -> Any:
+        return self.door(m, **{name: v.make(m) if isinstance(v, Made) else v for name, v in self.changed.items()})
+
+
+def rows(doors: Iterable[Callable[..., Any]], error: type[FFTConvError], *words: str, **changed: Any) -> list[Row]:
+    """The same wrong arguments at several doors."""
+    return [Row(door, error, words, changed) for door in doors]
+
+
+def wrong_array(
+    title: str, make: Callable[[np.ndarray], Any], *words: str, error: type[FFTConvError] = InvalidTypeError
+) -> list[Row]:
+    """The same wrong array in every place that takes one."""
+    return [
+        Row(door, error, (name, *words), {name: Made(title, lambda m, name=name: make(m.random(*SHAPES[name])))})
+        for door, name in PLACES
+    ]
+
+
+def wrong_out(
+    title: str, make: Callable[[Memory, tuple[int, ...]], Any], error: type[FFTConvError], *words: str
+) -> list[Row]:
+    """The same wrong out of every pass."""
+    return [
+        Row(door, error, ("out", *words), {"out": Made(title, lambda m, name=name: make(m, SHAPES[name]))})
+        for door, name in PASSES.items()
+    ]
+
+
+# ---- wrong values that take some making
+
+
+class OnDevice:
+    """What an array on another device shows of itself."""
+
+    def __init__(self, device: int) -> None:
+        self.device = device
+
+    def __dlpack__(self, **options: Any) -> Any:
+        raise AssertionError("the samples of another device are not asked for")
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        return self.device, 0
+
+
+class OnCuda:
+    """What an array of Numba's CUDA target shows of itself."""
+
+    def __init__(self, a: np.ndarray) -> None:
+        self.__cuda_array_interface__ = {"shape": a.shape, "typestr": a.dtype.str, "data": (0, False), "version": 3}
+
+
+def read_only(m: Memory, shape: tuple[int, ...]) -> np.ndarray:
+    made = m.poisoned(*shape)
+    made.flags.writeable = False
+    return made
+
+
+def repeated(m: Memory, shape: tuple[int, ...]) -> np.ndarray:
+    return np.lib.stride_tricks.as_strided(m.poisoned(*shape), shape, (0, 4, 40, 400))
+
+
+def sliding(m: Memory, shape: tuple[int, ...]) -> np.ndarray:
+    return np.lib.stride_tricks.as_strided(m.poisoned(sum(shape)), shape, (4, 4, 4, 4))
+
+
+def unaligned(m: Memory, shape: tuple[int, ...]) -> np.ndarray:
+    memory = m.keep(np.zeros(4 * int(np.prod(shape)) + 1, np.uint8))
+    return memory[1:].view(np.float32).reshape(shape)
+
+
+def overlapping(name: str, other: str) -> dict[str, Made]:
+    """Two arguments of one memory: the last sample of the first is the first sample of the other."""
+
+    def before(m: Memory) -> np.ndarray:
+        return m.shared[1000 - int(np.prod(SHAPES[name])) : 1000].reshape(SHAPES[name])
+
+    def after(m: Memory) -> np.ndarray:
+        return m.shared[999 : 999 + int(np.prod(SHAPES[other]))].reshape(SHAPES[other])
+
+    return {"out": Made(f"{name} that ends in {other}", before), other: Made(f"{other} after out", after)}
+
+
+def torch() -> Any:
+    return pytest.importorskip("torch")
+
+
+def planned(**options: Any) -> Made:
+    return Made(f"plan of {options}", lambda m: plan(m, **options))
+
+
+def spectral(**options: Any) -> Made:
+    def make(m: Memory) -> Any:
+        made = plan(m, **options)
+        return made.transform_weight(m.random(*made.geometry.weight_shape, dtype=made.dtype))
+
+    return Made(f"SpectralWeight of {options}", make)
+
+
+# ---- the table
+
+SHAPE, OPTION, TYPE, MISMATCH = InvalidShapeError, InvalidOptionError, InvalidTypeError, PlanMismatchError
+IMAGES, KERNEL, PAIR = "(N, C, H, W) or (C, H, W)", "(K, C/groups, R, S)", "an int or a pair (rows, columns)"
+
+TABLE: list[Row] = [
+    # rank
+    *rows([forward, weight_grad, backward], SHAPE, "(9, 8)", IMAGES, input=array(9, 8)),
+    *rows([forward, weight_grad, backward], SHAPE, "(1, 2, 4, 9, 8)", IMAGES, input=array(1, 2, 4, 9, 8)),
+    *rows([forward, input_grad, backward], SHAPE, "(2, 3, 3)", KERNEL, weight=array(2, 3, 3)),
+    *rows([input_grad], SHAPE, "(9, 8)", IMAGES, input_size=(9, 8)),
+    *rows([input_grad], SHAPE, "None", IMAGES, input_size=None),
+    *rows([weight_grad], SHAPE, "(6, 2, 3)", KERNEL, weight_size=(6, 2, 3)),
+    *rows([plan], SHAPE, "5", IMAGES, input_shape=5),
+    *rows([plan], SHAPE, "'2489'", IMAGES, input_shape="2489"),
+    # channels and groups
+    *rows([forward], SHAPE, "(2, 5, 9, 8)", "groups is 2", "divide the 5 channels", input=array(2, 5, 9, 8)),
+    *rows([forward, backward], SHAPE, "(5, 2, 3, 3)", "groups is 2", "divide the 5 filters", weight=array(5, 2, 3, 3)),
+    *rows([forward, backward], SHAPE, "(6, 4, 3, 3)", "(2, 4, 9, 8)", "(6, 2, 3, 3)", weight=array(6, 4, 3, 3)),
+    *rows([forward], SHAPE, "(6, 2, 3, 3)", "6 channels in 2 group(s)", "(6, 3, 3, 3)", input=array(2, 6, 9, 8)),
+    *rows(DOORS, SHAPE, "groups is 4", "divide the 6 filters", groups=4),
+    *rows(DOORS, SHAPE, "groups is 1", "4 channels in 1 group(s)", "(6, 4, 3, 3)", groups=1),
+    *rows(DOORS, OPTION, "groups is 0", "the least is 1", groups=0),
+    *rows(DOORS, OPTION, "groups is -1", "the least is 1", groups=-1),
+    *rows(DOORS, OPTION, "groups is 2.0", "not an integer", groups=2.0),
+    # sizes
+    *rows([forward], SHAPE, "3 x 3", "2 x 8", "larger than the padded input", input=array(2, 4, 2, 8)),
+    *rows([weight_grad], SHAPE, "3 x 9", "9 x 8", "larger than the padded input", weight_size=(6, 2, 3, 9)),
+    *rows(DOORS, SHAPE, "3 x 3", "11 x 11 after dilation", "9 x 8", "larger than the padded input", dilation=5),
+    *rows([forward, backward], SHAPE, "(2, 4, 0, 8)", "0 is too small, the least is 1", input=array(2, 4, 0, 8)),
+    *rows([forward, backward], SHAPE, "(2, 0, 9, 8)", "0 is too small, the least is 1", input=array(2, 0, 9, 8)),
+    *rows([forward, input_grad], SHAPE, "(0, 2, 3, 3)", "0 is too small, the least is 1", weight=array(0, 2, 3, 3)),
+    *rows([forward, input_grad], SHAPE, "(6, 2, 0, 3)", "0 is too small, the least is 1", weight=array(6, 2, 0, 3)),
+    *rows([plan], SHAPE, "(2, 4, -9, 8)", "-9 is too small", input_shape=(2, 4, -9, 8)),
+    *rows([plan], SHAPE, "9.0 is not an integer", input_shape=(2, 4, 9.0, 8)),
+    *rows([plan], SHAPE, "True is not an integer", input_shape=(2, True, 9, 8)),
+    # what is legal and not implemented
+    *rows([plan], UnsupportedError, str(2**41), str(2**40), input_shape=(2, 4, 2**41, 8)),
+    *rows(DOORS, UnsupportedError, f"stride is {2**41}", str(2**40), stride=2**41),
+    *rows(DOORS, UnsupportedError, "65 x 65 after dilation", "64", dilation=32, padding=40),
+    *rows([plan], UnsupportedError, "65 x 3", "64", weight_shape=(6, 2, 65, 3), input_shape=(2, 4, 99, 99)),
+    # arrays that must fit the others
+    *rows([forward], SHAPE, "bias", "(5,)", "(6,)", bias=array(5)),
+    *rows([forward], SHAPE, "bias", "(1, 6)", "(6,)", bias=array(1, 6)),
+    *wrong_out("out with a row too many", lambda m, s: m.poisoned(*s[:2], s[2] + 1, s[3]), SHAPE, "it must be"),
+    *wrong_out("out without a batch", lambda m, s: m.poisoned(*s[1:]), SHAPE, "it must be"),
+    # padding
+    *rows(DOORS, OPTION, "padding is -1", "the least is 0", padding=-1),
+    *rows(DOORS, OPTION, "padding is (0, -1)", "the least is 0", padding=(0, -1)),
+    *rows(DOORS, OPTION, "padding is ((0, 1), (-1, 0))", "the least is 0", padding=((0, 1), (-1, 0))),
+    *rows(DOORS, OPTION, "padding is 'same'", "stride is (2, 1)", "needs stride 1", padding="same", stride=(2, 1)),
+    # what the plan refuses
+    *rows(DOORS, OPTION, "precision", "fp17", precision="fp17"),
+    *rows([plan], OPTION, "fft_size", "14", "18", weight_shape=(6, 2, 9, 3), dilation=2, padding=9, fft_size=14),
+    *rows([plan], OPTION, "device", "gpu", device="gpu"),
+    *rows([plan], OPTION, "workspace_limit", "-1", workspace_limit=-1),
+    *rows([plan], WorkspaceError, "workspace_limit", "10", workspace_limit=10),
+    # not an array
+    *wrong_array("list", np.ndarray.tolist, "list", "must be an array"),
+    *wrong_array("float", lambda a: 1.5, "float", "must be an array"),
+    *wrong_array("NumPy scalar", lambda a: a.flat[0], "float32", "must be an array"),
+    *wrong_array("str", lambda a: "input", "str", "must be an array"),
+    *wrong_array("masked array", np.ma.masked_array, "MaskedArray", "must be an array"),
+    *rows([forward, weight_grad, backward], TYPE, "input is a NoneType", "must be an array", input=None),
+    *rows([forward, input_grad, backward], TYPE, "weight is a NoneType", "must be an array", weight=None),
+    *wrong_out("list", lambda m, s: m.poisoned(*s).tolist(), TYPE, "list", "must be an array"),
+    # dtypes
+    *wrong_out("float64", lambda m, s: m.poisoned(*s, dtype="float64"), TYPE, "float64", "it must be float32"),
+    *wrong_out("int32", lambda m, s: m.keep(np.zeros(s, "int32")), TYPE, "int32", "float32"),
+    *wrong_array("bfloat16", lambda a: torch().tensor(a).bfloat16(), "BFloat16", "float32 or float64"),
+    *wrong_array("gradient", lambda a: torch().tensor(a, requires_grad=True), "gradient", "detach()"),
+    *wrong_array("sparse", lambda a: torch().tensor(a).to_sparse(), "Sparse", "dense"),
+    *wrong_array("meta", lambda a: torch().tensor(a).to("meta"), "meta", "float32 or float64"),
+    # other devices
+    *wrong_array("CUDA array", OnCuda, "OnCuda", "CUDA", "host memory", error=UnsupportedError),
+    *wrong_array("CUDA array by DLPack", lambda a: OnDevice(2), "CUDA", "host memory", error=UnsupportedError),
+    *wrong_array("Metal array by DLPack", lambda a: OnDevice(8), "device 8", "host memory"),
+    # an out that cannot be written
+    *wrong_out("read-only", read_only, OPTION, "read-only", "writable"),
+    *wrong_out("repeated", repeated, OPTION, "overlaps itself", "memory of its own"),
+    *wrong_out("sliding", sliding, OPTION, "overlaps itself", "(4, 4, 4, 4)"),
+    *wrong_out("unaligned", unaligned, OPTION, "not aligned", "float32"),
+    # plans, spectra and workspaces of something else
+    *rows(RUNNING, TYPE, "plan is 'fast'", "plan_conv2d", plan="fast"),
+    *rows(RUNNING, MISMATCH, "N is 2 and the plan has 3", plan=planned(input_shape=(3, 4, 9, 8))),
+    *rows(RUNNING, MISMATCH, "dtype is 'float32' and the plan has 'float64'", plan=planned(dtype="float64")),
+    *rows(RUNNING, MISMATCH, "stride is (1, 1) and the plan has (2, 2)", stride=(1, 1), plan=planned(stride=2)),
+    *rows(
+        RUNNING,
+        WorkspaceError,
+        "7 bytes",
+        plan=planned(),
+        workspace=Made("7 bytes", lambda m: m.keep(np.zeros(7, "u1"))),
+    ),
+    *rows(RUNNING, TYPE, "workspace is a int", plan=planned(), workspace=7),
+    *rows(RUNNING, OPTION, "stream", "7", "CPU", stream=7),
+]
+for name in ("stride", "dilation"):
+    for value in (0, -2, (1, 0)):
+        TABLE += rows(DOORS, OPTION, f"{name} is {value!r}", "is too small, the least is 1", **{name: value})
+    for value in (1.5, "two", (1, 1, 1), None):
+        TABLE += rows(DOORS, OPTION, f"{name} is {value!r}", PAIR, **{name: value})
+    TABLE += rows(DOORS, OPTION, f"{name} is True", "True is not an integer", **{name: True})
+for value in ("full", "", 1.5, (1, 2, 3), ((1, 2, 3), 1), None):
+    TABLE += rows(DOORS, OPTION, f"padding is {value!r}", "'valid' or 'same'", padding=value)
+for value in (2, 7, 22, 128, 0, -8, 16.0, True, "big"):
+    TABLE += rows([plan], OPTION, "fft_size", str(value), "64", fft_size=value)
+for value in ("int32", "float31", None, "float16"):
+    TABLE += rows([plan], TYPE, "dtype", str(value), "float32", dtype=value)
+for shape in ((2, 6, 9, 8), (1, 6, 7, 6), (6, 7, 6), (2, 6, 6, 7)):
+    given = {"grad_output": array(*shape)}
+    TABLE += rows([input_grad, weight_grad, backward], SHAPE, "grad_output", str(shape), "(2, 6, 7, 6)", **given)
+for dtype in ("int32", "int64", "uint8", "bool", "float16", "complex64", "longdouble", ">f4", "S4", "O"):
+    TABLE += wrong_array(dtype, lambda a, dtype=dtype: a.astype(dtype), str(np.dtype(dtype)), "float32 or float64")
+for door, name in PLACES:
+    mixed = {name: array(*SHAPES[name], dtype="float64")}
+    TABLE += rows([door], TYPE, f"{name} has dtype float64", "has dtype float32", "one dtype", **mixed)
+    if door in PASSES:
+        TABLE += rows(
+            [door], OPTION, f"shares memory with {name}", str(SHAPES[name]), **overlapping(PASSES[door], name)
+        )
+for method_name, names in METHODS.items():
+    for name in names:
+        longer, double = {name: array(*SHAPES[name][:3], 5)}, {name: array(*SHAPES[name], dtype="float64")}
+        doors = [method(method_name, *names)]
+        TABLE += rows(doors, MISMATCH, name, str((*SHAPES[name][:3], 5)), str(SHAPES[name]), **longer)
+        TABLE += rows(doors, MISMATCH, name, "float64", "float32", **double)
+for options in ({"fft_size": 20}, {"dtype": "float64"}, {"dilation": 2}, {"weight_shape": (6, 2, 3, 2)}):
+    given = {"weight": spectral(**options), "plan": planned()}
+    TABLE += rows([forward, input_grad, backward], MISMATCH, **given)
+
+
+@pytest.mark.parametrize("door", DOORS)
+def test_a_call_is_right_before_it_is_changed(door: Callable[..., Any]) -> None:
+    memory = Memory()
+    door(memory)
+    assert memory.is_unchanged() == (door not in PASSES)
+
+
+@pytest.mark.parametrize("row", TABLE, ids=str)
+def test_a_wrong_call_says_so_and_changes_nothing(row: Row) -> None:
+    memory = Memory()
+    with pytest.raises(row.error) as caught:
+        row.call(memory)
+    assert type(caught.value) is row.error
+    assert all(word in str(caught.value) for word in row.words), str(caught.value)
+    assert memory.is_unchanged()
+
+
+# ---- samples that are not numbers
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("name", ["input", "weight", "grad_output"])
+def test_nan_and_inf_reach_what_a_direct_convolution_would_spoil(bad: float, name: str) -> None:
+    options = {"stride": (2, 1), "padding": ((1, 2), (0, 3)), "dilation": (1, 2), "groups": 2}
+    x, w, dy = Memory().random(2, 4, 90, 9), Memory().random(6, 2, 3, 3), Memory().random(2, 6, 46, 8)
+    spoiled = {"input": x, "weight": w, "grad_output": dy}[name]
+    spoiled[-1, 1, 2, 1] = bad
+    with np.errstate(invalid="ignore"):
+        for got, want in (
+            (conv2d(x, w, **options), reference.forward(x, w, **options)),
+            (conv2d_input_grad(x.shape, w, dy, **options), reference.input_grad(x.shape, w, dy, **options)),
+            (conv2d_weight_grad(x, w.shape, dy, **options), reference.weight_grad(x, w.shape, dy, **options)),
+        ):
+            assert not np.isfinite(got[~np.isfinite(want)]).any()

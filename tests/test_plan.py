@@ -1,0 +1,298 @@
+"""Plans are inert, hashable and comparable, are made without a GPU, and print themselves as their schedule."""
+import copy
+import pickle
+import re
+import subprocess
+import sys
+import tracemalloc
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from strategies import Problem, call, poisoned, problems, result_shape
+
+from numba_fftconv import (
+    ConvPlan,
+    DeviceMismatchError,
+    InvalidOptionError,
+    PlanMismatchError,
+    UnsupportedError,
+    WorkspaceError,
+    plan_conv2d,
+)
+from numba_fftconv.geometry import FFT_SIZES
+
+PASSES = ("forward", "input_grad", "weight_grad")
+LAYER = Problem(16, 64, 32, 32, 64, 9, 9, padding=4, fft_size=None)
+SMALL = Problem(20, 3, 13, 12, 5, 3, 3, padding=1, fft_size=16)
+
+
+def numbers(text: str) -> list[float]:
+    """The numbers of a text, with or without separators between thousands."""
+    return [float(found.replace(",", "").replace("_", "")) for found in re.findall(r"\d[\d,_]*(?:\.\d+)?", text)]
+
+
+def names(text: str, value: int) -> bool:
+    """Whether a text holds a number: in full, or to three digits in units of powers of 1000 or 1024."""
+    units = [base**power for base in (1000, 1024) for power in range(5)]
+    return any(abs(number * unit - value) <= 6e-3 * value for number in numbers(text) for unit in units)
+
+
+# ---- what a plan is
+
+
+@settings(max_examples=100)
+@given(problem=problems())
+def test_equal_requests_make_equal_plans(problem: Problem) -> None:
+    plan, again = problem.plan(), problem.plan()
+    assert plan == again and hash(plan) == hash(again) and len({plan, again}) == 1
+    written_out = replace(problem, stride=problem.resolved["stride"], padding=problem.resolved["padding"])
+    assert written_out.plan() == plan
+    assert problem.plan(fft_size=plan.fft_size) == plan or problem.fft_size is None
+
+
+@pytest.mark.parametrize("change", [
+    {"N": 21}, {"C": 4}, {"H": 14}, {"W": 13}, {"K": 6}, {"R": 2}, {"S": 2}, {"stride": 2}, {"padding": 0},
+    {"dilation": (1, 2)}, {"dtype": "float64"}, {"fft_size": 20}, {"padding": ((1, 2), (1, 1))},
+], ids=str)
+def test_other_requests_make_other_plans(change: dict) -> None:
+    assert replace(SMALL, **change).plan() != SMALL.plan()
+
+
+def test_the_device_and_the_workspace_tell_plans_apart() -> None:
+    plan = SMALL.plan()
+    assert SMALL.plan(device="sm_90") != plan
+    assert SMALL.plan(workspace_limit=plan.workspace_size - 1) != plan
+    assert plan != object() and plan != None  # noqa: E711
+
+
+@pytest.mark.parametrize("name", ["fft_size", "geometry", "dtype", "workspace_size", "new_name"])
+def test_plans_do_not_change(name: str) -> None:
+    with pytest.raises((AttributeError, TypeError)):
+        setattr(SMALL.plan(), name, 1)
+
+
+def test_running_leaves_a_plan_as_it_was() -> None:
+    plan = SMALL.plan()
+    before = repr(plan), hash(plan), plan.explain(), plan.workspace_size
+    for name in PASSES:
+        call(plan, SMALL.arrays(), name)
+    assert (repr(plan), hash(plan), plan.explain(), plan.workspace_size) == before
+
+
+def test_plans_can_be_copied_and_sent() -> None:
+    plan = SMALL.plan()
+    for other in (copy.copy(plan), copy.deepcopy(plan), pickle.loads(pickle.dumps(plan))):
+        assert other == plan and hash(other) == hash(plan)
+        assert np.array_equal(call(other, SMALL.arrays(), "forward"), call(plan, SMALL.arrays(), "forward"))
+
+
+def test_planning_compiles_and_allocates_nothing() -> None:
+    """A plan of a layer with terabytes of images is a matter of integers."""
+    tracemalloc.start()
+    plan = plan_conv2d((10**6, 512, 1024, 1024), (512, 512, 9, 9), padding=4, device="cpu")
+    said = plan.explain()
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert said and plan.flops["forward"] > 10**15
+    assert peak < 2**24
+
+
+def test_planning_needs_no_gpu_and_starts_no_compiler() -> None:
+    script = """
+import sys, time
+import numba_fftconv as n
+start = time.perf_counter()
+for device in ("cpu", "sm_90"):
+    assert n.plan_conv2d((16, 64, 32, 32), (64, 64, 9, 9), padding=4, device=device).explain()
+took = time.perf_counter() - start
+assert took < 1, f"two plans took {took:.1f} s"
+assert not any(name.startswith("numba.cuda.cudadrv") or name.startswith("cupy") for name in sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+# ---- what a plan says
+
+
+@settings(max_examples=100)
+@given(problem=problems())
+def test_what_every_plan_knows(problem: Problem) -> None:
+    plan = problem.plan()
+    axes = plan.geometry.rows, plan.geometry.cols
+    assert isinstance(plan, ConvPlan) and plan.dtype == problem.dtype and plan.device == "cpu"
+    assert (plan.geometry.input_shape, plan.geometry.weight_shape, plan.geometry.output_shape) == tuple(
+        result_shape(problem, name) for name in ("input_grad", "weight_grad", "forward")
+    )
+    assert plan.fft_size in FFT_SIZES and all(plan.fft_size > axis.reach for axis in axes)
+    for known in (plan.segments, plan.flops, plan.bytes):
+        assert set(known) == set(PASSES)
+    for name in PASSES:
+        assert plan.segments[name] == tuple(axis.segments(plan.fft_size, name) for axis in axes)
+        touched = sum(int(np.prod(result_shape(problem, each))) for each in PASSES) * np.dtype(problem.dtype).itemsize
+        bins = plan.fft_size**2 / 2 * np.prod(plan.segments[name])
+        least = 6 * bins * problem.N * problem.C * problem.K / problem.groups
+        assert plan.flops[name] >= least and isinstance(plan.flops[name], int)
+        assert plan.bytes[name] >= touched * 0.99 and isinstance(plan.bytes[name], int)
+    assert isinstance(plan.workspace_size, int) and plan.workspace_size >= 0
+    said = plan.explain()
+    assert isinstance(said, str) and str(plan.fft_size) in said
+
+
+@pytest.mark.parametrize("device", ["cpu", "sm_90"])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_explain_prints_the_schedule(device: str, dtype: str) -> None:
+    """T, segments, waste, shapes by stage, bytes, flops, workspace, predicted time and its bound, what was rejected."""
+    problem = replace(LAYER, dtype=dtype, H=70, W=50)
+    plan = problem.plan(device=device)
+    said = plan.explain()
+    lower = said.lower()
+    assert re.search(rf"\bT\b[^\n]*\b{plan.fft_size}\b", said), said
+    for word in (*PASSES, "segment", "waste", "transform", "multiply", "inverse", "byte", "flop", "workspace", "bound",
+                 "predicted", "rejected", device, dtype):
+        assert word in lower, f"no {word!r} in\n{said}"
+    assert re.search(r"\d\s*(ns|us|µs|ms|s)\b", said), f"no time in\n{said}"
+    assert "%" in said, f"no percentage of waste in\n{said}"
+    for name in PASSES:
+        rows, cols = plan.segments[name]
+        assert re.search(rf"\b{rows}\s*[x×*]\s*{cols}\b", said), f"no {rows} x {cols} segments in\n{said}"  # noqa: RUF001
+        for value in (plan.flops[name], plan.bytes[name]):
+            assert names(said, value), f"no {value} of {name} in\n{said}"
+    assert names(said, plan.workspace_size), f"no workspace of {plan.workspace_size} bytes in\n{said}"
+
+
+def test_explain_lists_what_was_rejected_with_its_cost() -> None:
+    """At least three other lengths, each with a time, none below that of the chosen one."""
+    plan = LAYER.plan()
+    rejected = plan.explain().lower().partition("rejected")[2]
+    others = {T for T in FFT_SIZES if plan.fft_size != T and re.search(rf"\b{T}\b", rejected)}
+    assert len(others) >= 3, plan.explain()
+    assert len(re.findall(r"\d\s*(?:ns|us|µs|ms|s)\b", rejected)) >= 3, plan.explain()
+
+
+def test_a_chosen_length_is_listed_as_chosen() -> None:
+    for T in (12, 20):
+        plan = SMALL.plan(fft_size=T)
+        assert plan.fft_size == T and re.search(rf"\bT\b[^\n]*\b{T}\b", plan.explain())
+
+
+def test_explain_owns_up_where_a_direct_sum_would_be_cheaper() -> None:
+    """64 taps in a tile of 64 leave one output a side; a 1 x 1 kernel has nothing to transform for."""
+    large = plan_conv2d((1, 1, 1024, 1024), (1, 1, 64, 64), device="cpu")
+    pointwise = plan_conv2d((16, 64, 32, 32), (64, 64, 1, 1), device="cpu")
+    assert re.search(r"direct\b.*\bcheaper|cheaper\b.*\bdirect", large.explain(), re.S | re.I), large.explain()
+    assert re.search(r"direct\b.*\bcheaper|cheaper\b.*\bdirect", pointwise.explain(), re.S | re.I), pointwise.explain()
+    assert not re.search(r"direct\b.*\bcheaper|cheaper\b.*\bdirect", LAYER.plan().explain(), re.S | re.I)
+
+
+def test_the_model_prefers_what_fits() -> None:
+    """32 samples and a kernel of 9 fit one tile of 36 or more; tiles of 64 would be mostly zeros."""
+    plan = LAYER.plan()
+    assert plan.segments["forward"] == (1, 1) and plan.fft_size <= 42
+    assert plan_conv2d((16, 64, 13, 13), (64, 64, 3, 3), padding=1, device="cpu").fft_size <= 16
+    assert plan_conv2d((1, 1, 1024, 1024), (1, 1, 31, 31), device="cpu").fft_size >= 48
+
+
+# ---- what may be asked for
+
+
+@pytest.mark.parametrize("T", FFT_SIZES)
+def test_every_length_can_be_planned(T: int) -> None:
+    plan = plan_conv2d((2, 3, 40, 40), (4, 3, 2, 2), fft_size=T, device="cpu")
+    assert plan.fft_size == T
+    assert plan_conv2d((2, 3, 40, 40), (4, 3, 2, 2), fft_size=(T, T), device="cpu") == plan
+
+
+@pytest.mark.parametrize("fft_size", [7, 11, 22, 65, 66, 0, -8, 9, 128])
+def test_other_lengths_are_refused(fft_size: int) -> None:
+    with pytest.raises(InvalidOptionError, match=rf"fft_size.*{fft_size}"):
+        SMALL.plan(fft_size=fft_size)
+
+
+@pytest.mark.parametrize("name", [*PASSES, "backward", "transform_weight"])
+def test_a_plan_for_a_gpu_can_be_read_but_not_run_here(name: str) -> None:
+    problem = replace(SMALL, fft_size=None)
+    plan, a = problem.plan(device="sm_90"), problem.arrays()
+    assert plan.device == "sm_90" and plan.fft_size in FFT_SIZES and "sm_90" in plan.explain()
+    gradients = {"input_grad": (a.dy, a.w), "weight_grad": (a.x, a.dy), "backward": (a.dy, a.x, a.w)}
+    operands = {"forward": (a.x, a.w), "transform_weight": (a.w,), **gradients}
+    with pytest.raises((PlanMismatchError, DeviceMismatchError, UnsupportedError), match="sm_90"):
+        getattr(plan, name)(*operands[name])
+
+
+def test_without_a_gpu_the_default_is_the_cpu() -> None:
+    from numba import cuda
+
+    if cuda.is_available():
+        pytest.skip("this machine has a GPU")
+    assert plan_conv2d((1, 1, 8, 8), (1, 1, 3, 3)).device == "cpu"
+
+
+# ---- workspace
+
+
+@pytest.mark.parametrize("name", PASSES)
+def test_a_workspace_of_one_byte_less_is_refused(name: str) -> None:
+    plan, a = SMALL.plan(), SMALL.arrays()
+    out, short = poisoned(SMALL, name), np.full(plan.workspace_size - 1, 7, np.uint8)
+    with pytest.raises(WorkspaceError) as caught:
+        call(plan, a, name, out=out, workspace=short)
+    assert str(plan.workspace_size) in str(caught.value) and str(len(short)) in str(caught.value)
+    assert np.isnan(out).all() and (short == 7).all()
+
+
+@settings(max_examples=60)
+@given(problem=problems(), part=st.floats(0.01, 1.5))
+def test_a_workspace_limit_holds_or_is_refused(problem: Problem, part: float) -> None:
+    """A refusal names the limit and the least that works, and that works."""
+    whole = problem.plan()
+    limit = int(part * whole.workspace_size)
+    try:
+        plan = problem.plan(workspace_limit=limit, fft_size=whole.fft_size)
+    except WorkspaceError as error:
+        assert limit < whole.workspace_size and str(limit) in str(error)
+        least = [int(n) for n in numbers(str(error)) if limit < n <= whole.workspace_size]
+        assert least, f"{error} names no limit between {limit} and {whole.workspace_size}"
+        assert problem.plan(workspace_limit=least[-1], fft_size=whole.fft_size).workspace_size <= least[-1]
+    else:
+        assert plan.workspace_size <= limit
+        if limit >= whole.workspace_size:
+            assert plan.workspace_size == whole.workspace_size
+
+
+def test_a_limit_saves_memory_in_a_large_batch() -> None:
+    problem = replace(LAYER, N=512, fft_size=40)
+    whole = problem.plan().workspace_size
+    assert problem.plan(workspace_limit=whole // 3).workspace_size <= whole // 3
+
+
+@pytest.mark.parametrize("limit", [0, -1, 1.5, "1 GB", True])
+def test_limits_that_make_no_sense(limit: object) -> None:
+    with pytest.raises((InvalidOptionError, WorkspaceError), match="workspace_limit"):
+        SMALL.plan(workspace_limit=limit)
+
+
+@pytest.mark.parametrize("name", PASSES)
+def test_nothing_is_allocated_where_out_and_workspace_are_given(name: str) -> None:
+    problem = Problem(32, 8, 30, 30, 16, 3, 3, padding=1, fft_size=16)
+    plan, a, out = problem.plan(), problem.arrays(), poisoned(problem, name)
+    workspace = np.empty(plan.workspace_size, np.uint8)
+    call(plan, a, name, out=out, workspace=workspace)
+    tracemalloc.start()
+    call(plan, a, name, out=out, workspace=workspace)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 100_000, f"{peak} bytes, for an input of {a.x.nbytes}"
+
+
+def test_a_plan_serves_its_own_shapes_only() -> None:
+    plan, a = SMALL.plan(), SMALL.arrays()
+    with pytest.raises(PlanMismatchError, match=r"19.*20|20.*19"):
+        plan.forward(a.x[:19], a.w)
+    with pytest.raises(PlanMismatchError, match="float64"):
+        plan.forward(a.x.astype("float64"), a.w)
+    with pytest.raises(PlanMismatchError):
+        SMALL.plan(fft_size=20).forward(a.x, plan.transform_weight(a.w))

@@ -1,0 +1,177 @@
+"""However a result is asked for, it has the bits of the plain call: no sum depends on chunks, threads or memory."""
+import hashlib
+import os
+import subprocess
+import sys
+from functools import partial
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from strategies import Problem, call, poisoned, problems
+
+from numba_fftconv import ConvPlan, WorkspaceError, clear_cache, conv2d, conv2d_input_grad
+
+PASSES = ("forward", "input_grad", "weight_grad")
+LAYERS = [
+    Problem(33, 9, 14, 13, 17, 3, 3, padding=1, fft_size=16),
+    Problem(19, 2, 30, 41, 3, 5, 4, (2, 3), ((2, 0), (1, 4)), fft_size=16),
+    Problem(1, 1, 90, 100, 1, 5, 5, padding=2, fft_size=16),
+    Problem(1, 24, 14, 14, 16, 3, 3, padding=1, fft_size=16),
+    Problem(40, 3, 14, 14, 8, 5, 5, fft_size=16),
+    Problem(18, 12, 9, 9, 24, 3, 3, padding="same", groups=12, fft_size=12),
+    Problem(50, 6, 10, 10, 6, 2, 3, dilation=(2, 3), groups=2, dtype="float64", fft_size=12),
+]
+EACH = pytest.mark.parametrize("problem", LAYERS, ids=lambda problem: problem.title)
+FEW = settings(max_examples=40)
+
+
+def garbage(nbytes: int) -> np.ndarray:
+    """Bytes that read as NaN in either dtype."""
+    return np.full(nbytes, 0xFF, np.uint8)
+
+
+def plain(problem: Problem, plan: ConvPlan | None = None) -> dict[str, np.ndarray]:
+    plan = problem.plan() if plan is None else plan
+    return {name: call(plan, problem.arrays(), name) for name in PASSES}
+
+
+def assert_same(got: np.ndarray, want: np.ndarray, what: str) -> None:
+    """Bit for bit, signs of zeros included."""
+    same = got.shape == want.shape and got.dtype == want.dtype and got.tobytes() == want.tobytes()
+    assert same, f"{what}: {np.count_nonzero(got != want)} of {want.size} samples differ"
+
+
+def digest(problem: Problem) -> str:
+    """One line for the bits of all three passes."""
+    results = plain(problem).values()
+    return hashlib.sha256(b"".join(result.tobytes() for result in results)).hexdigest()
+
+
+@EACH
+def test_repeated_calls(problem: Problem) -> None:
+    first = plain(problem)
+    for _ in range(5):
+        for name, result in plain(problem).items():
+            assert_same(result, first[name], name)
+    clear_cache()
+    for name, result in plain(problem).items():
+        assert_same(result, first[name], f"{name} after clear_cache")
+
+
+@FEW
+@given(problem=problems())
+def test_out(problem: Problem) -> None:
+    plan, a, want = problem.plan(), problem.arrays(), plain(problem)
+    for name in PASSES:
+        out = poisoned(problem, name)
+        assert call(plan, a, name, out=out) is out
+        assert_same(out, want[name], name)
+
+
+@FEW
+@given(problem=problems(), offset=st.integers(0, 65))
+def test_a_workspace_full_of_garbage(problem: Problem, offset: int) -> None:
+    """Of exactly the size that the plan names, wherever it begins; the bytes around it are left alone."""
+    plan, a, want = problem.plan(), problem.arrays(), plain(problem)
+    for name in PASSES:
+        around = garbage(plan.workspace_size + 256)
+        around[:offset] = around[offset + plan.workspace_size:] = 0xA5
+        workspace = around[offset:offset + plan.workspace_size]
+        assert_same(call(plan, a, name, workspace=workspace), want[name], name)
+        assert (around[:offset] == 0xA5).all() and (around[offset + plan.workspace_size:] == 0xA5).all()
+        assert_same(call(plan, a, name, workspace=workspace), want[name], f"{name}, over what the last call left")
+    workspace = garbage(plan.workspace_size)
+    dx, dw, _ = plan.backward(a.dy, a.x, a.w, workspace=workspace)
+    assert_same(dx, want["input_grad"], "backward, dx")
+    assert_same(dw, want["weight_grad"], "backward, dw")
+
+
+@FEW
+@given(problem=problems())
+def test_spectral_weight(problem: Problem) -> None:
+    """Transformed once, used in both passes that read the weight, through the plan and through the doors."""
+    plan, a, want = problem.plan(), problem.arrays(), plain(problem)
+    w = a.w.copy()
+    spectral = plan.transform_weight(w)
+    w[:] = np.nan  # it holds no view of the weight
+    assert (spectral.weight_shape, spectral.fft_size) == (problem.w_shape, plan.fft_size)
+    doors = {**problem.options, "plan": plan}
+    for _ in range(2):
+        assert_same(plan.forward(a.x, spectral), want["forward"], "forward")
+        assert_same(plan.input_grad(a.dy, spectral), want["input_grad"], "input_grad")
+    assert_same(conv2d(a.x, spectral, **doors), want["forward"], "conv2d")
+    assert_same(conv2d_input_grad(problem.x_shape, spectral, a.dy, **doors), want["input_grad"], "conv2d_input_grad")
+    dx, dw, _ = plan.backward(a.dy, a.x, spectral, workspace=garbage(plan.workspace_size))
+    assert_same(dx, want["input_grad"], "backward, dx")
+    assert_same(dw, want["weight_grad"], "backward, dw")
+    bias = problem.bias()
+    assert_same(plan.forward(a.x, spectral, bias), plan.forward(a.x, a.w, bias), "forward with bias")
+
+
+@EACH
+def test_a_spectral_weight_serves_other_batches(problem: Problem) -> None:
+    """It belongs to a transform length and a weight, not to the images that it meets."""
+    other = Problem(**{**vars(problem), "N": 3})
+    spectral, a = problem.plan().transform_weight(problem.arrays().w), other.arrays()
+    a = a._replace(w=problem.arrays().w)
+    plan = other.plan()
+    assert_same(plan.forward(a.x, spectral), plan.forward(a.x, a.w), "forward")
+    assert_same(plan.input_grad(a.dy, spectral), plan.input_grad(a.dy, a.w), "input_grad")
+
+
+def chunked_plans(problem: Problem) -> list[ConvPlan]:
+    """Plans of ever smaller workspaces, down to the least that the planner accepts."""
+    whole, plans = problem.plan(), []
+    for part in (0.9, 0.7, 0.5, 0.35, 0.2, 0.1, 0.05):
+        limit = int(whole.workspace_size * part)
+        try:
+            plans.append(problem.plan(workspace_limit=limit))
+        except WorkspaceError:
+            break
+        assert plans[-1].workspace_size <= limit < whole.workspace_size
+    return plans
+
+
+@EACH
+def test_chunks(problem: Problem) -> None:
+    want, a = plain(problem), problem.arrays()
+    for plan in chunked_plans(problem):
+        for name in PASSES:
+            said = f"{name} in {plan.workspace_size} bytes"
+            assert_same(call(plan, a, name), want[name], said)
+            assert_same(call(plan, a, name, workspace=garbage(plan.workspace_size)), want[name], said)
+        spectral = plan.transform_weight(a.w)
+        assert_same(plan.forward(a.x, spectral), want["forward"], "forward of a SpectralWeight")
+        assert_same(plan.input_grad(a.dy, spectral), want["input_grad"], "input_grad of a SpectralWeight")
+
+
+def test_chunks_are_possible() -> None:
+    """A batch of several blocks fits into less than the whole workspace: the test above is not empty."""
+    for problem in LAYERS[0], LAYERS[2], LAYERS[4]:
+        assert chunked_plans(problem), repr(problem)
+
+
+@FEW
+@given(problem=problems(), part=st.floats(0.05, 0.95))
+def test_chunks_of_drawn_layers(problem: Problem, part: float) -> None:
+    want, a = plain(problem), problem.arrays()
+    try:
+        plan = problem.plan(workspace_limit=int(part * problem.plan().workspace_size), fft_size=problem.plan().fft_size)
+    except WorkspaceError:
+        return
+    for name in PASSES:
+        assert_same(call(plan, a, name), want[name], f"{name} in {plan.workspace_size} bytes")
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3, 8])
+def test_any_number_of_threads(threads: int) -> None:
+    """In a process of its own, because Numba reads the number once; more threads than cores included."""
+    here = os.path.dirname(__file__)
+    script = f"import sys; sys.path.insert(0, {here!r})\nimport test_same_bits as t\nprint(*map(t.digest, t.LAYERS))"
+    environment = {**os.environ, "NUMBA_NUM_THREADS": str(threads)}
+    run = partial(subprocess.run, capture_output=True, text=True, timeout=300, env=environment)
+    child = run([sys.executable, "-c", script], check=False)
+    assert child.returncode == 0, child.stderr
+    assert child.stdout.split() == [digest(problem) for problem in LAYERS]
