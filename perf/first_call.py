@@ -1,0 +1,47 @@
+"""The first call of a shape: how long a user waits, with an empty and with a filled disk cache.
+
+Each figure needs a process of its own.  As a program this file is that process: it makes one call and prints its
+seconds.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import replace
+
+from layers import LAYERS, Layer
+
+TARGETS = {"cold": 4.0, "warm": 1.0}
+
+
+def child(name: str, pass_name: str, N: int) -> dict[str, float]:
+    """Seconds of the import and of the first call, in this process."""
+    layer = replace(next(layer for layer in LAYERS if layer.name == name), N=N)
+    start = time.perf_counter()
+    import numpy as np
+    import ours
+
+    imported = time.perf_counter()
+    x, w, dy = (np.ones(shape, layer.dtype) for shape in (layer.input_shape, layer.weight_shape, layer.output_shape))
+    ready = time.perf_counter()
+    ours.call(layer, pass_name, x, w, dy)
+    return {"import": imported - start, "call": time.perf_counter() - ready}
+
+
+def measure(layer: Layer, pass_name: str) -> dict[str, dict[str, float]]:
+    """The child's figures twice over one cache folder that is empty at first: cold, then warm."""
+    command = [sys.executable, __file__, layer.name, pass_name, str(layer.N)]
+    with tempfile.TemporaryDirectory() as folder:
+        environment = {**os.environ, "XDG_CACHE_HOME": folder}
+        runs = {}
+        for state in TARGETS:
+            done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+            runs[state] = json.loads(done.stdout)
+    return runs
+
+
+if __name__ == "__main__":
+    print(json.dumps(child(sys.argv[1], sys.argv[2], int(sys.argv[3]))))
