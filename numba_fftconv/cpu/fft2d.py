@@ -110,9 +110,9 @@ def lane_rows(emit: Emitter, table: Any, row: Any, count: int) -> list[tuple[Any
     """For each lane of the table: the address of tile row `row`, and the columns that hold samples (none where the row does not)."""
     b, rows = emit.builder, []
     for lane in range(count):
-        origin, step, first, end, low, high = (b.load(b.gep(table, [emit.int(lane * LANE_SIZE + j)])) for j in range(6))
+        origin, step, first, end, low, high = (b.load(b.gep(table, [emit.const(lane * LANE_SIZE + j)])) for j in range(6))
         inside = b.and_(b.icmp_signed(">=", row, first), b.icmp_signed("<", row, end))
-        rows.append((b.add(origin, b.mul(row, step)), low, b.select(inside, high, emit.int(0))))
+        rows.append((b.add(origin, b.mul(row, step)), low, b.select(inside, high, emit.const(0))))
     return rows
 
 
@@ -130,7 +130,7 @@ def fft_load_row(typing_context, T, real, inputs, outputs, table, row, target, t
         def gather(group: list[tuple[Any, Any, Any]]) -> list[Any]:
             columns = []
             for base in range(0, n_in, n):
-                loads = [emit.masked_load(emit.at_address(builder.add(address, emit.int(base * emit.itemsize))),
+                loads = [emit.masked_load(emit.at_address(builder.add(address, emit.const(base * emit.itemsize))),
                                           emit.between(base, low, high)) for address, low, high in group]
                 columns += emit.transpose(loads)
             return [Real(builder, v) for v in columns[:n_in]] + [0] * (t - n_in)
@@ -161,7 +161,7 @@ def fft_store_row(typing_context, T, outputs, source, at, table, row, scale, bia
             for base in range(0, n_out, n):
                 values = [(y[base + i][part] * factor + shift).value if base + i < t else emit.zero for i in range(n)]
                 for value, (address, low, high) in zip(emit.transpose(values), group, strict=True):
-                    pointer = emit.at_address(builder.add(address, emit.int(base * emit.itemsize)))
+                    pointer = emit.at_address(builder.add(address, emit.const(base * emit.itemsize)))
                     emit.masked_store(value, pointer, emit.between(base, low, high))
         return context.get_dummy_value()
 

@@ -74,14 +74,14 @@ class Emitter:
         """The pointer to the first element of a Numba array."""
         return self.context.make_array(array_type)(self.context, self.builder, array).data
 
-    def int(self, value: int) -> ir.Constant:
+    def const(self, value: int) -> ir.Constant:
         return ir.Constant(INT64, value)
 
     def offset(self, index: Any, steps: int, stride: Any = None) -> Any:
         """index + steps * stride, without instructions where steps is 0 or the stride a constant."""
         if steps == 0:
             return index
-        return self.builder.add(index, self.int(steps) if stride is None else self.builder.mul(stride, self.int(steps)))
+        return self.builder.add(index, self.const(steps) if stride is None else self.builder.mul(stride, self.const(steps)))
 
     def _pointer(self, data: Any, index: Any) -> Any:
         return self.builder.bitcast(self.builder.gep(data, [index]), self.kind.as_pointer())
@@ -152,9 +152,13 @@ class Emitter:
         return rows
 
     def sum_lanes(self, reals: list[Real]) -> Real:
-        """L vectors to one: lane j is the sum over the lanes of vector j, added as a balanced tree."""
-        columns = [Real(self.builder, v) for v in self.transpose([r.value for r in reals])]
-        while len(columns) > 1:
-            half = len(columns) // 2
-            columns = [columns[i] + columns[i + half] for i in range(half)]
-        return columns[0]
+        """L vectors to one: lane j is the sum over the lanes of vector j, added as a balanced tree of neighbours."""
+        kind, b = ir.VectorType(INT32, self.count), self.builder
+        even, odd = (ir.Constant(kind, [2 * i + side for i in range(self.count)]) for side in (0, 1))
+        while len(reals) > 1:
+            pairs = zip(reals[0::2], reals[1::2], strict=True)
+            reals = [
+                Real(b, b.shuffle_vector(u.value, v.value, even)) + Real(b, b.shuffle_vector(u.value, v.value, odd))
+                for u, v in pairs
+            ]
+        return reals[0]
