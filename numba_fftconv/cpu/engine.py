@@ -1,35 +1,249 @@
-"""A slow stand-in in NumPy (replaced by the real engine)."""
-import itertools
+"""The CPU engine: a pass as transform, multiply and inverse, cut into tasks by its Schedule (see schedule.py).
+
+All spectra lie in one workspace; the arrays of the caller are read and written in place, whatever their strides. Kernels release
+the GIL and know nothing of passes: they get vectors of int64 that say where planes, spectra and products lie.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
 import numpy as np
 
-def _load(a, maps, segs, T):
-    (ty, iy), (tx, ix) = (m.places(g, n) for m, g, n in zip(maps, segs, a.shape[-2:]))
-    tile = np.zeros(a.shape[:-2] + (T, T)); tile[..., ty[:, None], tx] = a[..., iy[:, None], ix]
-    return np.fft.rfft2(tile)
+from . import fft2d, product, threads
+from .schedule import Piece, Regions, Schedule, Spectrum, Work, ceil_div, regions
+from .vector import LINE_BYTES
 
-def _store(tile, out, maps, segs):
-    (ty, iy), (tx, ix) = (m.places(g, n) for m, g, n in zip(maps, segs, out.shape[-2:]))
-    out[..., iy[:, None], ix] = tile[..., ty[:, None], tx]
+Kernel = Callable[..., None]
+CLAIMS = 4  # claims by each worker of a stage of equal tasks
 
-def run(row, geometry, T, a, b, bias, out):
-    g = geometry; G = g.groups; axes = (g.rows, g.cols)
-    ma, mb, mr = ([getattr(ax, n)(T) for ax in axes] for n in row.maps)
-    N, Cg, Kg = g.N, g.C // G, g.K // G
-    segs = list(itertools.product(*(range(m.segments) for m in ma)))
-    if row.name == "weight_grad":
-        S = 0
-        for s in segs:
-            X = _load(a, ma, s, T); D = _load(b, mb, s, T)
-            S = S + np.einsum("ngkuv,ngcuv->gkcuv", D.reshape(N, G, Kg, *D.shape[2:]).conj(), X.reshape(N, G, Cg, *X.shape[2:]))
-        _store(np.fft.irfft2(S, (T, T)).reshape(g.K, Cg, T, T), out, mr, (0, 0))
-        return
-    W = _load(b, mb, (0, 0), T); W = W.reshape(G, Kg, Cg, *W.shape[2:])
-    for s in segs:
-        A = _load(a, ma, s, T)
-        if row.name == "forward":
-            Y = np.einsum("ngcuv,gkcuv->ngkuv", A.reshape(N, G, Cg, *A.shape[2:]), W.conj()).reshape(N, g.K, *A.shape[2:])
-        else:
-            Y = np.einsum("ngkuv,gkcuv->ngcuv", A.reshape(N, G, Kg, *A.shape[2:]), W).reshape(N, g.C, *A.shape[2:])
-        y = np.fft.irfft2(Y, (T, T))
-        if bias is not None: y = y + bias[:, None, None]
-        _store(y, out, mr, s)
+
+class Operand(NamedTuple):
+    """An array of planes [outer, channel, row, column] and the plane maps of its two axes."""
+
+    array: np.ndarray
+    rows: Any
+    columns: Any
+
+    @property
+    def segments(self) -> int:
+        return int(self.rows.segments * self.columns.segments)
+
+    def extent(self, T: int) -> int:
+        """Tile positions below which all samples lie, rounded up to a size that kernels exist for."""
+        return fft2d.quarters(max(reach(m, n, T) for m, n in zip(self[1:], self.array.shape[2:], strict=True)), T)
+
+    def planes(self, unit: int, unit_blocks: int) -> np.ndarray:
+        """What a kernel knows of them: lanes are (outer index, segment), `unit` lanes fill `unit_blocks` blocks."""
+        outer, channel, row, column = self.array.strides
+        lanes = self.array.shape[0] * self.segments
+        return self._vector([outer, 0, channel, row, column, self.segments, self.columns.segments], [unit, unit_blocks, lanes])
+
+    def planes_of_pairs(self, blocks: int) -> np.ndarray:
+        """The same where lanes are (outer index, channel)."""
+        outer, channel, row, column = self.array.strides
+        channels, lanes = self.array.shape[1], self.array.shape[0] * self.array.shape[1]
+        return self._vector([outer, channel, 0, row, column, channels, 1], [lanes, blocks, lanes])
+
+    def _vector(self, strides: list[int], units: list[int]) -> np.ndarray:
+        maps = [n for m in self[1:] for n in (m.start, m.advance, m.spacing, m.first, m.limit)]
+        return np.array([self.array.ctypes.data, *strides, *self.array.shape[2:], *units, *maps], np.int64)
+
+
+def reach(m: Any, samples: int, T: int) -> int:
+    """The end of the tile positions of a plane map that can hold samples."""
+    last = (samples - 1) * m.spacing - m.start + 1
+    return int(min(m.limit, T, last if m.segments == 1 else T))
+
+
+class Kernels(NamedTuple):
+    """The compiled kernels of a pass."""
+
+    first: Kernel
+    second: Kernel
+    multiply: Kernel
+    inverse: Kernel
+
+
+def kernels(work: Work, first: Operand, second: Operand, result: Operand) -> Kernels:
+    """Compiles what a pass needs, or finds it on disk or in memory."""
+    T, dtype, staged = work.T, str(first.array.dtype), work.pass_name == "weight_grad"
+    return Kernels(
+        fft2d.transform_kernel(dtype, T, False, first.extent(T)),
+        fft2d.transform_kernel(dtype, T, not staged, second.extent(T)),
+        (product.weight_product_kernel if staged else product.product_kernel)(dtype),
+        fft2d.inverse_kernel(dtype, T, result.extent(T)),
+    )
+
+
+def descriptor(spectrum: Spectrum, first_block: int = 0, first_channel: int = 0) -> np.ndarray:
+    """What a transform knows of a spectrum: it begins with this block and this channel of the planes."""
+    where = spectrum.at, spectrum.channels, spectrum.bin_pitch, spectrum.row_pitch
+    return np.array([*where, first_block, first_channel], np.int64)
+
+
+class Run:
+    """One call of a pass: arrays, workspace and kernels, and the stages on them."""
+
+    def __init__(
+        self,
+        work: Work,
+        schedule: Schedule,
+        operands: tuple[Operand, Operand, Operand],
+        space: np.ndarray,
+        bias: np.ndarray | None = None,
+        weights: np.ndarray | None = None,
+    ) -> None:
+        self.work, self.schedule, self.space, self.at = work, schedule, space, regions(work, schedule)
+        self.first, self.second, self.result = operands
+        self.kernels = kernels(work, *operands)
+        self.weights = weights
+        self.bias = np.zeros(max(work.C, work.K), space.dtype) if bias is None else np.ascontiguousarray(bias)
+        self.scale = space.dtype.type(1 / ((2 if schedule.order == "staged" else 1) * work.T**2))
+
+    def __call__(self) -> None:
+        {"staged": self._staged, "by_outputs": self._by_outputs, "by_images": self._by_images}[self.schedule.order]()
+
+    def transform_weights(self) -> Spectrum:
+        """All weights to the region of the second operand."""
+        spectrum = self.work.all_weights(self.at.second)
+        self._share_transform(self.kernels.second, self._weight_planes(), spectrum)
+        return spectrum
+
+    # ---- orders of work ----
+
+    def _by_outputs(self) -> None:
+        work, pieces = self.work, [piece for unit in self.work.pieces for piece in unit]
+        planes, results, weight_planes = self._image_planes(self.first), self._image_planes(self.result), self._weight_planes()
+        shared = self._shared_weights()
+        for first in range(0, work.image_blocks, self.schedule.chunk):
+            blocks = min(self.schedule.chunk, work.image_blocks - first)
+            images = work.packed(self.at.first, blocks, work.inputs)
+            self._share_transform(self.kernels.first, planes, images, first)
+
+            def task(i: int, worker: int, first: int = first, images: Spectrum = images) -> None:
+                piece, weights = pieces[i], shared
+                if weights is None:
+                    weights = work.weights(self._private(worker, self.at.private_second), piece.blocks, piece.channels)
+                    self._transform(self.kernels.second, weight_planes, weights, worker, piece.first_block, piece.first_channel)
+                for start in range(0, images.blocks, self.schedule.piece):
+                    blocks = min(self.schedule.piece, images.blocks - start)
+                    at = images.at + start * images.block_pitch + piece.first_input * work.line
+                    self._rectangle(piece, images, at, weights, results, first + start, blocks, worker)
+
+            threads.share(len(pieces), self.schedule.workers, task)
+
+    def _by_images(self) -> None:
+        work, size = self.work, self.schedule.piece
+        planes, results = self._image_planes(self.first), self._image_planes(self.result)
+        shared = self._shared_weights()
+        assert shared is not None
+
+        def task(i: int, worker: int) -> None:
+            first, unit = i // work.units * size, work.pieces[i % work.units]
+            blocks = min(size, work.image_blocks - first)
+            images = work.packed(self._private(worker, self.at.private_first), blocks, unit[0].groups * unit[0].depth)
+            self._transform(self.kernels.first, planes, images, worker, first, unit[0].first_input)
+            for piece in unit:
+                self._rectangle(piece, images, images.at, shared, results, first, blocks, worker)
+
+        threads.share(ceil_div(work.image_blocks, size) * work.units, self.schedule.workers, task)
+
+    def _staged(self) -> None:
+        work, schedule, at = self.work, self.schedule, self.at
+        operands = [(self.kernels.first, self._image_planes(self.first), at.first, work.C),
+                    (self.kernels.second, self._image_planes(self.second), at.second, work.K)]  # fmt: skip
+        results = self.result.planes_of_pairs(work.pair_lines)
+        for first in range(0, work.image_blocks, schedule.chunk):
+            blocks = min(schedule.chunk, work.image_blocks - first)
+            x, dy = (work.packed(place, blocks, channels) for _, _, place, channels in operands)
+            for (kernel, planes, _, _), images in zip(operands, (x, dy), strict=True):
+                self._share_transform(kernel, planes, images, first)
+            for line in range(0, work.pair_lines, schedule.pair_lines):
+                lines = min(schedule.pair_lines, work.pair_lines - line)
+                sums = work.packed(at.result, lines, 1)
+                job = self._pair_job(x, dy, sums, line, fresh=first == 0)
+                self._share(work.T, lambda lo, hi, worker, job=job: self.kernels.multiply(
+                    lo, hi, work.T, self.space, self._private(worker), job))  # fmt: skip
+                if first + blocks == work.image_blocks:
+                    self._share(lines, partial(self._inverse, results, sums, line, 0))
+
+    # ---- stages ----
+
+    def _share_transform(self, kernel: Kernel, planes: np.ndarray, spectrum: Spectrum, first_block: int = 0) -> None:
+        where = descriptor(spectrum, first_block)
+        self._share(
+            spectrum.blocks * spectrum.channels,
+            lambda lo, hi, worker: kernel(lo, hi, self.space, self._private(worker), planes, where),
+        )
+
+    def _transform(
+        self, kernel: Kernel, planes: np.ndarray, spectrum: Spectrum, worker: int, first_block: int, first_channel: int
+    ) -> None:
+        where = descriptor(spectrum, first_block, first_channel)
+        kernel(0, spectrum.blocks * spectrum.channels, self.space, self._private(worker), planes, where)
+
+    def _rectangle(
+        self, piece: Piece, images: Spectrum, at: int, weights: Spectrum, results: np.ndarray, block: int, blocks: int, worker: int
+    ) -> None:
+        """Multiplies the spectra of `blocks` lane blocks of images, which begin at `at`, by those of a piece, and inverts them."""
+        work = self.work
+        result = work.packed(self._private(worker, self.at.private_result), blocks, piece.groups * piece.outputs)
+        job = self._job(piece, images, at, weights, result)
+        self.kernels.multiply(0, work.T, work.T, self.space, self.space if self.weights is None else self.weights, job)
+        self._inverse(results, result, block, piece.first_output, 0, result.blocks * result.channels, worker)
+
+    def _inverse(
+        self, planes: np.ndarray, spectrum: Spectrum, first_block: int, first_channel: int, lo: int, hi: int, worker: int
+    ) -> None:
+        where = descriptor(spectrum, first_block, first_channel)
+        self.kernels.inverse(lo, hi, self.space, self._private(worker), planes, where, self.bias, self.scale)
+
+    def _share(self, tasks: int, kernel: Callable[[int, int, int], None]) -> None:
+        """kernel(lo, hi, worker) over all tasks, many in a claim."""
+        workers = self.schedule.workers
+        grain = ceil_div(tasks, CLAIMS * workers)
+        threads.share(
+            ceil_div(tasks, grain),
+            workers,
+            lambda i, worker: kernel(i * grain, min(tasks, (i + 1) * grain), worker),
+        )
+
+    # ---- what the kernels are told ----
+
+    def _private(self, worker: int, region: int = 0) -> int:
+        return self.at.workers + worker * self.at.private + region
+
+    def _image_planes(self, operand: Operand) -> np.ndarray:
+        return operand.planes(operand.array.shape[0] * operand.segments, self.work.image_blocks)
+
+    def _weight_planes(self) -> np.ndarray:
+        return self.second.planes(self.work.unit, self.work.unit_blocks)
+
+    def _shared_weights(self) -> Spectrum | None:
+        """The weights that all tasks share, transformed; None where each task transforms its own."""
+        if self.weights is not None:
+            return self.work.all_weights()
+        return self.transform_weights() if self.schedule.share_weights else None
+
+    def _job(self, piece: Piece, images: Spectrum, at: int, weights: Spectrum, result: Spectrum) -> np.ndarray:
+        work = self.work
+        line, forward, w_at = work.line, work.pass_name == "forward", weights.at
+        if self.weights is not None or self.schedule.share_weights:
+            w_at += piece.first_block * weights.block_pitch + piece.first_channel * line
+        output, step, leap = (1, line, work.lanes * line) if forward else (line, 1, weights.block_pitch)
+        return np.array([
+            at, images.row_pitch, images.bin_pitch, images.block_pitch, piece.depth * line,
+            result.at, result.row_pitch, result.bin_pitch, result.block_pitch, piece.outputs * line,
+            w_at, weights.row_pitch, weights.bin_pitch, leap, work.Kg,
+            result.blocks, output, step, not forward, piece.groups, piece.depth, piece.outputs,
+        ], np.int64)  # fmt: skip
+
+    def _pair_job(self, x: Spectrum, dy: Spectrum, sums: Spectrum, line: int, fresh: bool) -> np.ndarray:
+        work = self.work
+        return np.array([
+            x.at, x.row_pitch, x.bin_pitch, x.block_pitch, 0,
+            sums.at, sums.row_pitch, sums.bin_pitch, 0, 0,
+            dy.at, dy.row_pitch, dy.bin_pitch, dy.block_pitch, 0,
+            x.blocks, line * work.line, sums.blocks, work.pairs, work.Cg, work.Kg, fresh,
+        ], np.int64)  # fmt: skip

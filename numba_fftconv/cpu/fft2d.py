@@ -35,7 +35,7 @@ from .vector import Emitter, Real, lanes
 
 # ---- index maps -----------------------------------------------------------------------------------------------------------
 
-# What a kernel knows of an array of planes (an int64 vector, see `Planes`).  Strides are in bytes.
+# What a kernel knows of an array of planes (an int64 vector, see engine.Operand).  Strides are in bytes.
 ADDRESS, OUTER, INNER, CHANNEL, ROW, COLUMN = range(6)        # plane of (lane, channel): OUTER * (lane // INNERS) + INNER * (lane % INNERS) + ...
 INNERS, ACROSS = 6, 7                                         # lane % INNERS is also the segment; ACROSS segments lie side by side
 HEIGHT, WIDTH = 8, 9                                          # samples of a plane
@@ -45,8 +45,7 @@ START, ADVANCE, SPACING, FIRST, LIMIT = range(5)
 PLANES_SIZE = 23
 
 # What a kernel knows of a spectrum in the workspace (an int64 vector, see `Spectrum`).  All in reals.
-AT, BLOCKS, CHANNELS, BIN_PITCH, ROW_PITCH, FIRST_BLOCK, FIRST_CHANNEL = range(7)
-SPECTRUM_SIZE = 7
+AT, CHANNELS, BIN_PITCH, ROW_PITCH, FIRST_BLOCK, FIRST_CHANNEL = range(6)
 
 # One lane of a task: where its tile begins, and which of its positions exist.
 ORIGIN, ROW_STEP, ROW_FIRST, ROW_END, COLUMN_FIRST, COLUMN_END, PLANE, START_ROW, START_COLUMN = range(9)

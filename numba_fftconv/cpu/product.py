@@ -224,7 +224,7 @@ def weight_product_kernel(dtype: str) -> Callable[..., None]:
         lines = job[LINES]
         x_lines, d_lines = np.empty(lines * LINE, np.int64), np.empty(lines * LINE, np.int64)
         for i in range(lines * LINE):
-            k, c = divmod(min(job[FIRST] + i, job[PAIRS] - 1), job[CHANNELS])
+            k, c = divmod((job[FIRST] + i) % job[PAIRS], job[CHANNELS])
             x_lines[i], d_lines[i] = (k // job[FILTERS] * job[CHANNELS] + c) * LINE, k * LINE
         shared = job[CHANNELS] % LANES == 0
         for ky in range(lo, hi):

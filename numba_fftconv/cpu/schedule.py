@@ -1,0 +1,241 @@
+"""How the CPU engine cuts a pass into tasks, and what it keeps in memory: integers only.
+
+A rectangle of the output of forward or input_grad, some lane blocks of images by one piece of the channels, needs the spectra of
+those images and those weights. Two orders of work:
+
+    by_outputs   all images are transformed first; a task takes one piece of the channels, transforms its weights, and makes its
+                 rectangles one after the other: weights and result stay in one core's cache (many channels)
+    by_images    all weights are transformed first; a task takes some lane blocks of images, transforms them, and makes its
+                 rectangles: images and result stay in one core's cache (few channels, large planes, depthwise)
+
+weight_grad transforms both operands, multiplies row by row of the bins, and inverts: three stages, each in parallel. A chunk is as many
+lane blocks as are in memory at a time; the order of every sum is the same for all orders, chunks and pieces, and so are the bits.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, NamedTuple
+
+from .fft2d import buffer_size
+from .product import SLAB
+from .vector import lanes
+
+
+def ceil_div(a: int, b: int) -> int:
+    return -(-a // b)
+
+
+class Spectrum(NamedTuple):
+    """Where a spectrum lies, [ky][kx][block][channel][line] in reals: pitches are odd numbers of lines, so that the bins of a
+    column do not fall into one cache set."""
+
+    at: int
+    T: int
+    columns: int
+    blocks: int
+    channels: int
+    line: int
+
+    @property
+    def bin_pitch(self) -> int:
+        return (self.blocks * self.channels | 1) * self.line
+
+    @property
+    def row_pitch(self) -> int:
+        return (self.columns * (self.bin_pitch // self.line) | 1) * self.line
+
+    @property
+    def size(self) -> int:
+        return self.T * self.row_pitch
+
+    @property
+    def block_pitch(self) -> int:
+        return self.channels * self.line
+
+
+class Piece(NamedTuple):
+    """Some output channels and what they are made of. `outputs` and `depth` are of each of `groups` neighbouring groups."""
+
+    groups: int
+    depth: int
+    outputs: int
+    first_input: int
+    first_output: int
+    first_block: int    # the weights of these blocks of filters ...
+    blocks: int
+    first_channel: int  # ... and channels
+    channels: int
+
+
+@dataclass(frozen=True)
+class Work:
+    """One pass of a layer at one T as the engine sees it."""
+
+    pass_name: str
+    itemsize: int
+    T: int
+    N: int
+    C: int
+    K: int
+    groups: int
+    segments: int
+
+    @property
+    def lanes(self) -> int:
+        return lanes(self.itemsize)
+
+    @property
+    def line(self) -> int:
+        return 2 * self.lanes
+
+    @property
+    def images(self) -> int:
+        """(image, segment) pairs."""
+        return self.N * self.segments
+
+    @property
+    def image_blocks(self) -> int:
+        return ceil_div(self.images, self.line)
+
+    @property
+    def Cg(self) -> int:
+        return self.C // self.groups
+
+    @property
+    def Kg(self) -> int:
+        return self.K // self.groups
+
+    @property
+    def groups_in_block(self) -> int:
+        """Whole groups of filters that share a lane block."""
+        return max(1, min(self.groups, self.lanes // self.Kg))
+
+    @property
+    def unit(self) -> int:
+        """Filters that fill lane blocks together."""
+        return self.groups_in_block * self.Kg
+
+    @property
+    def unit_blocks(self) -> int:
+        return ceil_div(self.unit, self.lanes)
+
+    @property
+    def units(self) -> int:
+        return ceil_div(self.groups, self.groups_in_block)
+
+    @property
+    def inputs(self) -> int:
+        """Channels of the first operand."""
+        return self.K if self.pass_name == "input_grad" else self.C
+
+    @property
+    def pairs(self) -> int:
+        """Planes (k, c) of the weight."""
+        return self.K * self.Cg
+
+    @property
+    def pair_lines(self) -> int:
+        return ceil_div(self.pairs, self.line)
+
+    def packed(self, at: int, blocks: int, channels: int) -> Spectrum:
+        return Spectrum(at, self.T, self.T, blocks, channels, self.line)
+
+    def weights(self, at: int, blocks: int, channels: int) -> Spectrum:
+        return Spectrum(at, self.T, self.T // 2 + 1, blocks, channels, self.line)
+
+    def all_weights(self, at: int = 0) -> Spectrum:
+        return self.weights(at, self.units * self.unit_blocks, self.Cg)
+
+    @cached_property
+    def pieces(self) -> list[list[Piece]]:
+        """The pieces of each unit."""
+        return [list(self._pieces(unit)) for unit in range(self.units)]
+
+    def _pieces(self, unit: int) -> Iterator[Piece]:
+        first = unit * self.groups_in_block
+        groups = min(self.groups_in_block, self.groups - first)
+        block = unit * self.unit_blocks
+        forward = self.pass_name == "forward"
+        depth, outputs = (self.Cg, self.Kg) if forward else (self.Kg, self.Cg)
+        step = self.lanes if groups == 1 else outputs
+        for part, start in enumerate(range(0, outputs, step)):
+            held = (block + part, 1, 0, self.Cg) if forward else (block, self.unit_blocks, start, min(step, outputs - start))
+            yield Piece(groups, depth, min(step, outputs - start), first * depth, first * outputs + start, *held)
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How a pass runs. chunk and piece count lane blocks of images, pair_lines lines of weight planes in memory at a time."""
+
+    order: str
+    workers: int
+    chunk: int
+    piece: int = 1
+    pair_lines: int = 0
+    share_weights: bool = True
+
+
+class Regions(NamedTuple):
+    """Where the regions of a workspace begin, in reals, and where it ends. Each worker has a region of `private` reals: scratch
+    for the transforms, then spectra of its own."""
+
+    first: int
+    second: int
+    result: int
+    workers: int
+    scratch: int
+    private_first: int
+    private_second: int
+    private_result: int
+    private: int
+    end: int
+
+
+def regions(work: Work, schedule: Schedule) -> Regions:
+    """The workspace of a pass: what is shared, then what each worker has for itself."""
+    shared, private = [0, 0, 0], [0, 0, 0]
+    if schedule.order == "staged":
+        lines = work.pair_lines if schedule.chunk < work.image_blocks else schedule.pair_lines
+        shared = [work.packed(0, *sides).size for sides in ((schedule.chunk, work.C), (schedule.chunk, work.K), (lines, 1))]
+    else:
+        every = [piece for unit in work.pieces[:1] + work.pieces[-1:] for piece in unit]
+        images = work.packed(0, schedule.chunk, work.inputs).size
+        if schedule.order == "by_images":
+            private[0] = max(work.packed(0, schedule.piece, piece.groups * piece.depth).size for piece in every)
+        else:
+            shared[0] = images
+        if schedule.share_weights:
+            shared[1] = work.all_weights().size
+        else:
+            private[1] = max(work.weights(0, piece.blocks, piece.channels).size for piece in every)
+        private[2] = max(work.packed(0, schedule.piece, piece.groups * piece.outputs).size for piece in every)
+    scratch = buffer_size(work.T, work.itemsize)
+    start = [sum(shared[:i]) for i in range(4)]
+    inner = [scratch + sum(private[:i]) for i in range(4)]
+    return Regions(*start, scratch, *inner, start[3] + schedule.workers * inner[3])
+
+
+def schedules(work: Work, threads: int) -> Iterator[Schedule]:
+    """The ways to run a pass."""
+    blocks = work.image_blocks
+    if work.pass_name == "weight_grad":
+        for chunk in sizes(blocks, SLAB):
+            for lines in sizes(work.pair_lines) if chunk == blocks else [work.pair_lines]:
+                yield Schedule("staged", threads, chunk, pair_lines=lines)
+        return
+    pieces = sum(map(len, work.pieces))
+    for chunk in sizes(blocks):
+        for piece in sizes(min(chunk, 8)):
+            yield Schedule("by_outputs", min(threads, pieces), chunk, piece, share_weights=chunk < blocks)
+    for piece in sizes(min(blocks, 8)):
+        yield Schedule("by_images", min(threads, ceil_div(blocks, piece) * work.units), blocks, piece)
+
+
+def sizes(whole: int, step: int = 1) -> list[int]:
+    """`whole`, and a few smaller multiples of `step` down to the least."""
+    halves, size = [whole], ceil_div(whole, 2 * step) * step
+    while size < halves[-1]:
+        halves.append(size)
+        size = ceil_div(size, 2 * step) * step
+    return halves
