@@ -27,7 +27,9 @@ from numba.core import caching
 def source_hash() -> str:
     """One hash over the package's sources, the versions of what compiles them and the processor that they are compiled for."""
     machine = f"{binding.get_host_cpu_name()} {binding.get_host_cpu_features().flatten()} {numba.config.CPU_NAME} {numba.config.CPU_FEATURES}"
-    digest = hashlib.sha256(f"{sys.version} {numba.__version__} {llvmlite.__version__} {np.__version__} {machine}".encode())
+    digest = hashlib.sha256(
+        f"{sys.version} {numba.__version__} {llvmlite.__version__} {np.__version__} {machine}".encode()
+    )
     folder = Path(__file__).parent
     for path in sorted(folder.rglob("*.py")):
         digest.update(str(path.relative_to(folder)).encode() + b"\0" + path.read_bytes())
@@ -39,7 +41,10 @@ def _user_folders() -> list[Path]:
     places = {"win32": "%LOCALAPPDATA%", "darwin": "~/Library/Caches"}
     home = os.environ.get("XDG_CACHE_HOME") or places.get(sys.platform, "~/.cache")
     user = getattr(os, "getuid", lambda: "user")()
-    return [Path(os.path.expandvars(home)).expanduser() / "numba_fftconv", Path(tempfile.gettempdir()) / f"numba_fftconv-{user}"]
+    return [
+        Path(os.path.expandvars(home)).expanduser() / "numba_fftconv",
+        Path(tempfile.gettempdir()) / f"numba_fftconv-{user}",
+    ]
 
 
 def _is_ours(folder: Path) -> bool:

@@ -18,8 +18,9 @@ LAYERS = [
     [""],
     ["api"],
     ["plan"],
-    ["tuning", "passes", "arrays", "geometry"],
-    ["cpu.engine"],
+    ["tuning", "explain", "passes", "arrays", "geometry"],
+    ["cpu.engine", "cpu.model"],
+    ["cpu.schedule", "cpu.threads"],
     ["cpu.product", "cpu.fft2d", "cpu.butterfly", "cpu.vector", "cpu"],
     ["cache", "errors"],
 ]

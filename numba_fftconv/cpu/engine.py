@@ -11,8 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from . import fft2d, product, threads
-from .schedule import Piece, Regions, Schedule, Spectrum, Work, ceil_div, regions
-from .vector import LINE_BYTES
+from .schedule import Piece, Schedule, Spectrum, Work, ceil_div, regions
 
 Kernel = Callable[..., None]
 CLAIMS = 4  # claims by each worker of a stage of equal tasks
@@ -37,7 +36,9 @@ class Operand(NamedTuple):
         """What a kernel knows of them: lanes are (outer index, segment), `unit` lanes fill `unit_blocks` blocks."""
         outer, channel, row, column = self.array.strides
         lanes = self.array.shape[0] * self.segments
-        return self._vector([outer, 0, channel, row, column, self.segments, self.columns.segments], [unit, unit_blocks, lanes])
+        return self._vector(
+            [outer, 0, channel, row, column, self.segments, self.columns.segments], [unit, unit_blocks, lanes]
+        )
 
     def planes_of_pairs(self, blocks: int) -> np.ndarray:
         """The same where lanes are (outer index, channel)."""
@@ -60,17 +61,17 @@ class Kernels(NamedTuple):
     """The compiled kernels of a pass."""
 
     first: Kernel
-    second: Kernel
+    second: Kernel | None
     multiply: Kernel
     inverse: Kernel
 
 
-def kernels(work: Work, first: Operand, second: Operand, result: Operand) -> Kernels:
+def kernels(work: Work, first: Operand, second: Operand | np.ndarray, result: Operand) -> Kernels:
     """Compiles what a pass needs, or finds it on disk or in memory."""
     T, dtype, staged = work.T, str(first.array.dtype), work.pass_name == "weight_grad"
     return Kernels(
         fft2d.transform_kernel(dtype, T, False, first.extent(T)),
-        fft2d.transform_kernel(dtype, T, not staged, second.extent(T)),
+        fft2d.transform_kernel(dtype, T, not staged, second.extent(T)) if isinstance(second, Operand) else None,
         (product.weight_product_kernel if staged else product.product_kernel)(dtype),
         fft2d.inverse_kernel(dtype, T, result.extent(T)),
     )
@@ -82,39 +83,60 @@ def descriptor(spectrum: Spectrum, first_block: int = 0, first_channel: int = 0)
     return np.array([*where, first_block, first_channel], np.int64)
 
 
+def transform_weights(work: Work, weights: Operand, workers: int) -> np.ndarray:
+    """The spectrum of all weights, as an array of its own."""
+    kernel = fft2d.transform_kernel(str(weights.array.dtype), work.T, True, weights.extent(work.T))
+    spectrum, scratch = work.all_weights(), fft2d.buffer_size(work.T, work.itemsize)
+    space = threads.memory((spectrum.size + workers * scratch) * work.itemsize).view(weights.array.dtype)
+    planes, where = weights.planes(work.unit, work.unit_blocks), descriptor(spectrum)
+    share_equal(
+        spectrum.blocks * spectrum.channels,
+        workers,
+        lambda lo, hi, worker: kernel(lo, hi, space, spectrum.size + worker * scratch, planes, where),
+    )
+    return space[: spectrum.size].copy()
+
+
+def share_equal(tasks: int, workers: int, kernel: Callable[[int, int, int], None]) -> None:
+    """kernel(lo, hi, worker) over tasks that take the same time, many in a claim."""
+    grain = ceil_div(tasks, CLAIMS * workers)
+    threads.share(
+        ceil_div(tasks, grain), workers, lambda i, worker: kernel(i * grain, min(tasks, (i + 1) * grain), worker)
+    )
+
+
 class Run:
-    """One call of a pass: arrays, workspace and kernels, and the stages on them."""
+    """One call of a pass: arrays, workspace and kernels, and the stages on them. `second` may be the spectrum of all weights."""
 
     def __init__(
         self,
         work: Work,
         schedule: Schedule,
-        operands: tuple[Operand, Operand, Operand],
+        first: Operand,
+        second: Operand | np.ndarray,
+        result: Operand,
         space: np.ndarray,
         bias: np.ndarray | None = None,
-        weights: np.ndarray | None = None,
     ) -> None:
         self.work, self.schedule, self.space, self.at = work, schedule, space, regions(work, schedule)
-        self.first, self.second, self.result = operands
-        self.kernels = kernels(work, *operands)
-        self.weights = weights
+        self.first, self.second, self.result = first, second, result
+        self.kernels = kernels(work, first, second, result)
         self.bias = np.zeros(max(work.C, work.K), space.dtype) if bias is None else np.ascontiguousarray(bias)
         self.scale = space.dtype.type(1 / ((2 if schedule.order == "staged" else 1) * work.T**2))
 
     def __call__(self) -> None:
         {"staged": self._staged, "by_outputs": self._by_outputs, "by_images": self._by_images}[self.schedule.order]()
 
-    def transform_weights(self) -> Spectrum:
-        """All weights to the region of the second operand."""
-        spectrum = self.work.all_weights(self.at.second)
-        self._share_transform(self.kernels.second, self._weight_planes(), spectrum)
-        return spectrum
-
     # ---- orders of work ----
 
     def _by_outputs(self) -> None:
-        work, pieces = self.work, [piece for unit in self.work.pieces for piece in unit]
-        planes, results, weight_planes = self._image_planes(self.first), self._image_planes(self.result), self._weight_planes()
+        work = self.work
+        pieces = [piece for unit in range(work.units) for piece in work.pieces(unit)]
+        planes, results, weight_planes = (
+            self._image_planes(self.first),
+            self._image_planes(self.result),
+            self._weight_planes(),
+        )
         shared = self._shared_weights()
         for first in range(0, work.image_blocks, self.schedule.chunk):
             blocks = min(self.schedule.chunk, work.image_blocks - first)
@@ -125,7 +147,9 @@ class Run:
                 piece, weights = pieces[i], shared
                 if weights is None:
                     weights = work.weights(self._private(worker, self.at.private_second), piece.blocks, piece.channels)
-                    self._transform(self.kernels.second, weight_planes, weights, worker, piece.first_block, piece.first_channel)
+                    self._transform(
+                        self.kernels.second, weight_planes, weights, worker, piece.first_block, piece.first_channel
+                    )
                 for start in range(0, images.blocks, self.schedule.piece):
                     blocks = min(self.schedule.piece, images.blocks - start)
                     at = images.at + start * images.block_pitch + piece.first_input * work.line
@@ -140,7 +164,7 @@ class Run:
         assert shared is not None
 
         def task(i: int, worker: int) -> None:
-            first, unit = i // work.units * size, work.pieces[i % work.units]
+            first, unit = i // work.units * size, work.pieces(i % work.units)
             blocks = min(size, work.image_blocks - first)
             images = work.packed(self._private(worker, self.at.private_first), blocks, unit[0].groups * unit[0].depth)
             self._transform(self.kernels.first, planes, images, worker, first, unit[0].first_input)
@@ -184,30 +208,40 @@ class Run:
         kernel(0, spectrum.blocks * spectrum.channels, self.space, self._private(worker), planes, where)
 
     def _rectangle(
-        self, piece: Piece, images: Spectrum, at: int, weights: Spectrum, results: np.ndarray, block: int, blocks: int, worker: int
+        self,
+        piece: Piece,
+        images: Spectrum,
+        at: int,
+        weights: Spectrum,
+        results: np.ndarray,
+        block: int,
+        blocks: int,
+        worker: int,
     ) -> None:
         """Multiplies the spectra of `blocks` lane blocks of images, which begin at `at`, by those of a piece, and inverts them."""
         work = self.work
         result = work.packed(self._private(worker, self.at.private_result), blocks, piece.groups * piece.outputs)
         job = self._job(piece, images, at, weights, result)
-        self.kernels.multiply(0, work.T, work.T, self.space, self.space if self.weights is None else self.weights, job)
+        self.kernels.multiply(
+            0, work.T, work.T, self.space, self.second if isinstance(self.second, np.ndarray) else self.space, job
+        )
         self._inverse(results, result, block, piece.first_output, 0, result.blocks * result.channels, worker)
 
     def _inverse(
-        self, planes: np.ndarray, spectrum: Spectrum, first_block: int, first_channel: int, lo: int, hi: int, worker: int
+        self,
+        planes: np.ndarray,
+        spectrum: Spectrum,
+        first_block: int,
+        first_channel: int,
+        lo: int,
+        hi: int,
+        worker: int,
     ) -> None:
         where = descriptor(spectrum, first_block, first_channel)
         self.kernels.inverse(lo, hi, self.space, self._private(worker), planes, where, self.bias, self.scale)
 
     def _share(self, tasks: int, kernel: Callable[[int, int, int], None]) -> None:
-        """kernel(lo, hi, worker) over all tasks, many in a claim."""
-        workers = self.schedule.workers
-        grain = ceil_div(tasks, CLAIMS * workers)
-        threads.share(
-            ceil_div(tasks, grain),
-            workers,
-            lambda i, worker: kernel(i * grain, min(tasks, (i + 1) * grain), worker),
-        )
+        share_equal(tasks, self.schedule.workers, kernel)
 
     # ---- what the kernels are told ----
 
@@ -222,14 +256,18 @@ class Run:
 
     def _shared_weights(self) -> Spectrum | None:
         """The weights that all tasks share, transformed; None where each task transforms its own."""
-        if self.weights is not None:
+        if isinstance(self.second, np.ndarray):
             return self.work.all_weights()
-        return self.transform_weights() if self.schedule.share_weights else None
+        if not self.schedule.share_weights:
+            return None
+        spectrum = self.work.all_weights(self.at.second)
+        self._share_transform(self.kernels.second, self._weight_planes(), spectrum)
+        return spectrum
 
     def _job(self, piece: Piece, images: Spectrum, at: int, weights: Spectrum, result: Spectrum) -> np.ndarray:
         work = self.work
         line, forward, w_at = work.line, work.pass_name == "forward", weights.at
-        if self.weights is not None or self.schedule.share_weights:
+        if isinstance(self.second, np.ndarray) or self.schedule.share_weights:
             w_at += piece.first_block * weights.block_pitch + piece.first_channel * line
         output, step, leap = (1, line, work.lanes * line) if forward else (line, 1, weights.block_pitch)
         return np.array([

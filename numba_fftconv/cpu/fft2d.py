@@ -36,11 +36,13 @@ from .vector import Emitter, Real, lanes
 # ---- index maps -----------------------------------------------------------------------------------------------------------
 
 # What a kernel knows of an array of planes (an int64 vector, see engine.Operand).  Strides are in bytes.
-ADDRESS, OUTER, INNER, CHANNEL, ROW, COLUMN = range(6)        # plane of (lane, channel): OUTER * (lane // INNERS) + INNER * (lane % INNERS) + ...
-INNERS, ACROSS = 6, 7                                         # lane % INNERS is also the segment; ACROSS segments lie side by side
-HEIGHT, WIDTH = 8, 9                                          # samples of a plane
-UNIT, UNIT_BLOCKS, LANES = 10, 11, 12                         # lanes come in units of UNIT, a unit takes UNIT_BLOCKS blocks; LANES in all
-MAP_ROWS, MAP_COLUMNS = 13, 18                                # two plane maps of five numbers:
+ADDRESS, OUTER, INNER, CHANNEL, ROW, COLUMN = range(
+    6
+)  # plane of (lane, channel): OUTER * (lane // INNERS) + INNER * (lane % INNERS) + ...
+INNERS, ACROSS = 6, 7  # lane % INNERS is also the segment; ACROSS segments lie side by side
+HEIGHT, WIDTH = 8, 9  # samples of a plane
+UNIT, UNIT_BLOCKS, LANES = 10, 11, 12  # lanes come in units of UNIT, a unit takes UNIT_BLOCKS blocks; LANES in all
+MAP_ROWS, MAP_COLUMNS = 13, 18  # two plane maps of five numbers:
 START, ADVANCE, SPACING, FIRST, LIMIT = range(5)
 PLANES_SIZE = 23
 
@@ -109,7 +111,9 @@ def lane_rows(emit: Emitter, table: Any, row: Any, count: int) -> list[tuple[Any
     """For each lane of the table: the address of tile row `row`, and the columns that hold samples (none where the row does not)."""
     b, rows = emit.builder, []
     for lane in range(count):
-        origin, step, first, end, low, high = (b.load(b.gep(table, [emit.const(lane * LANE_SIZE + j)])) for j in range(6))
+        origin, step, first, end, low, high = (
+            b.load(b.gep(table, [emit.const(lane * LANE_SIZE + j)])) for j in range(6)
+        )
         inside = b.and_(b.icmp_signed(">=", row, first), b.icmp_signed("<", row, end))
         rows.append((b.add(origin, b.mul(row, step)), low, b.select(inside, high, emit.const(0))))
     return rows
@@ -129,8 +133,13 @@ def fft_load_row(typing_context, T, real, inputs, outputs, table, row, target, t
         def gather(group: list[tuple[Any, Any, Any]]) -> list[Any]:
             columns = []
             for base in range(0, n_in, n):
-                loads = [emit.masked_load(emit.at_address(builder.add(address, emit.const(base * emit.itemsize))),
-                                          emit.between(base, low, high)) for address, low, high in group]
+                loads = [
+                    emit.masked_load(
+                        emit.at_address(builder.add(address, emit.const(base * emit.itemsize))),
+                        emit.between(base, low, high),
+                    )
+                    for address, low, high in group
+                ]
                 columns += emit.transpose(loads)
             return [Real(builder, v) for v in columns[:n_in]] + [0] * (t - n_in)
 
@@ -170,6 +179,7 @@ def fft_store_row(typing_context, T, outputs, source, at, table, row, scale, bia
 @intrinsic
 def sample(typing_context, address, like):  # type: ignore[no-untyped-def]
     """The real at a byte address, of the dtype of the array `like`."""
+
     def codegen(context: Any, builder: Any, signature: Signature, args: Any) -> Any:
         return builder.load(builder.inttoptr(args[0], context.get_value_type(like.dtype).as_pointer()))
 
@@ -179,6 +189,7 @@ def sample(typing_context, address, like):  # type: ignore[no-untyped-def]
 @intrinsic
 def put_sample(typing_context, address, value):  # type: ignore[no-untyped-def]
     """Writes a real to a byte address."""
+
     def codegen(context: Any, builder: Any, signature: Signature, args: Any) -> Any:
         builder.store(args[1], builder.inttoptr(args[0], args[1].type.as_pointer()))
         return context.get_dummy_value()
@@ -206,7 +217,11 @@ def row_of(planes, table, q, row):  # type: ignore[no-untyped-def]
     if row < table[q, ROW_FIRST] or row >= table[q, ROW_END] or y % down != 0:
         return 0, 0, 0
     first = table[q, COLUMN_FIRST] + -(table[q, COLUMN_FIRST] + x) % across
-    return first, table[q, COLUMN_END], table[q, PLANE] + y // down * planes[ROW] + (first + x) // across * planes[COLUMN]
+    return (
+        first,
+        table[q, COLUMN_END],
+        table[q, PLANE] + y // down * planes[ROW] + (first + x) // across * planes[COLUMN],
+    )
 
 
 @njit
@@ -265,11 +280,11 @@ def transform_kernel(dtype: str, T: int, real: bool, extent: int) -> Callable[..
     real_type = getattr(types, dtype)
     ITEM = real_type.bitwidth // 8
     LINE = 2 * lanes(ITEM)
-    SLOTS = LINE // 2 if real else LINE              # planes in a task
+    SLOTS = LINE // 2 if real else LINE  # planes in a task
     REAL = int(real)
-    COLUMNS = T // 2 + 1 if real else T               # columns of the (half) spectrum
-    PITCH = (COLUMNS + 1) * LINE                      # of the buffer's rows
-    STAGING_PITCH = T + LINE                             # of the gather buffer, reals
+    COLUMNS = T // 2 + 1 if real else T  # columns of the (half) spectrum
+    PITCH = (COLUMNS + 1) * LINE  # of the buffer's rows
+    STAGING_PITCH = T + LINE  # of the gather buffer, reals
 
     def kernel(lo, hi, space, scratch, planes, spectrum):  # type: ignore[no-untyped-def]
         table = np.zeros((SLOTS, LANE_SIZE), np.int64)
@@ -277,7 +292,10 @@ def transform_kernel(dtype: str, T: int, real: bool, extent: int) -> Callable[..
         staged = buffer_lanes(space.ctypes.data + staging * ITEM, SLOTS, STAGING_PITCH * ITEM, T)
         direct = is_direct(planes, ITEM)
         for task in range(lo, hi):
-            block, channel = spectrum[FIRST_BLOCK] + task // spectrum[CHANNELS], spectrum[FIRST_CHANNEL] + task % spectrum[CHANNELS]
+            block, channel = (
+                spectrum[FIRST_BLOCK] + task // spectrum[CHANNELS],
+                spectrum[FIRST_CHANNEL] + task % spectrum[CHANNELS],
+            )
             place_lanes(table, planes, block, channel, SLOTS, T)
             for row in range(extent):
                 if not direct:
@@ -285,7 +303,18 @@ def transform_kernel(dtype: str, T: int, real: bool, extent: int) -> Callable[..
                 fft_load_row(T, REAL, extent, COLUMNS, table if direct else staged, row, space, scratch + row * PITCH)
             bin = spectrum[AT] + task * LINE
             for kx in range(COLUMNS):
-                fft_column(T, -1, extent, T, space, scratch + kx * LINE, PITCH, space, bin + kx * spectrum[BIN_PITCH], spectrum[ROW_PITCH])
+                fft_column(
+                    T,
+                    -1,
+                    extent,
+                    T,
+                    space,
+                    scratch + kx * LINE,
+                    PITCH,
+                    space,
+                    bin + kx * spectrum[BIN_PITCH],
+                    spectrum[ROW_PITCH],
+                )
 
     signature = types.void(types.intp, types.intp, types.Array(real_type, 1, "C"), types.intp, INDICES, INDICES)
     return compiled(f"transform_{dtype}_T{T}_{'real' if real else 'packed'}_{extent}", signature, kernel)
@@ -307,16 +336,40 @@ def inverse_kernel(dtype: str, T: int, extent: int) -> Callable[..., None]:
         staged = buffer_lanes(space.ctypes.data + staging * ITEM, LINE, STAGING_PITCH * ITEM, T)
         direct = is_direct(planes, ITEM)
         for task in range(lo, hi):
-            block, channel = spectrum[FIRST_BLOCK] + task // spectrum[CHANNELS], spectrum[FIRST_CHANNEL] + task % spectrum[CHANNELS]
+            block, channel = (
+                spectrum[FIRST_BLOCK] + task // spectrum[CHANNELS],
+                spectrum[FIRST_CHANNEL] + task % spectrum[CHANNELS],
+            )
             place_lanes(table, planes, block, channel, LINE, T)
             bin = spectrum[AT] + task * LINE
             for kx in range(T):
-                fft_column(T, 1, T, extent, space, bin + kx * spectrum[BIN_PITCH], spectrum[ROW_PITCH], space, scratch + kx * LINE, PITCH)
+                fft_column(
+                    T,
+                    1,
+                    T,
+                    extent,
+                    space,
+                    bin + kx * spectrum[BIN_PITCH],
+                    spectrum[ROW_PITCH],
+                    space,
+                    scratch + kx * LINE,
+                    PITCH,
+                )
             for row in range(extent):
-                fft_store_row(T, extent, space, scratch + row * PITCH, table if direct else staged, row, scale, bias[channel])
+                fft_store_row(
+                    T, extent, space, scratch + row * PITCH, table if direct else staged, row, scale, bias[channel]
+                )
                 if not direct:
                     scatter_row(planes, table, row, space, staging, STAGING_PITCH, LINE)
 
-    signature = types.void(types.intp, types.intp, types.Array(real_type, 1, "C"), types.intp, INDICES, INDICES,
-                           types.Array(real_type, 1, "C"), real_type)
+    signature = types.void(
+        types.intp,
+        types.intp,
+        types.Array(real_type, 1, "C"),
+        types.intp,
+        INDICES,
+        INDICES,
+        types.Array(real_type, 1, "C"),
+        real_type,
+    )
     return compiled(f"inverse_{dtype}_T{T}_{extent}", signature, kernel)

@@ -27,7 +27,6 @@ from functools import cache
 from typing import Any
 
 import numpy as np
-from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 from numba.core.typing.templates import Signature
@@ -36,9 +35,9 @@ from numba.extending import intrinsic
 from .fft2d import INDICES, compiled
 from .vector import Emitter, Real, lanes
 
-OUTPUTS = 4     # of a register tile
-DEPTH = 128     # steps of a contraction that are summed in registers
-SLAB = 8        # lane blocks that weight_grad sums in registers
+OUTPUTS = 4  # of a register tile
+DEPTH = 128  # steps of a contraction that are summed in registers
+SLAB = 8  # lane blocks that weight_grad sums in registers
 
 # ---- index maps -----------------------------------------------------------------------------------------------------------
 
@@ -73,7 +72,9 @@ def accumulate(emit: Emitter, at: Any, *products: Real) -> None:
 def multiply(typing_context, outputs, steps, fresh, space, x, x_minus, y, y_minus, filters, w, across, step, leap):  # type: ignore[no-untyped-def]
     """Adds `steps` products to `outputs` neighbouring lines at y (times conj W) and y_minus (times W); `fresh` starts at zero."""
     index = types.intp
-    signature = types.void(outputs, index, types.boolean, space, index, index, index, index, filters, index, index, index, index)
+    signature = types.void(
+        outputs, index, types.boolean, space, index, index, index, index, filters, index, index, index, index
+    )
 
     def codegen(context: Any, builder: Any, signature: Signature, args: Any) -> Any:
         emit = Emitter(context, builder, space.dtype)
@@ -164,7 +165,9 @@ def pack(typing_context, space, first, second, fresh, y, y_minus):  # type: igno
                 for place, line in lines:
                     emit.store_line(line, data, place)
             with resume:
-                sums = [(re + line[0], im + line[1]) for place, line in lines for re, im in [emit.load_line(data, place)]]
+                sums = [
+                    (re + line[0], im + line[1]) for place, line in lines for re, im in [emit.load_line(data, place)]
+                ]
                 for (place, _), line in zip(lines, sums, strict=True):
                     emit.store_line(line, data, place)
         return context.get_dummy_value()
@@ -186,17 +189,26 @@ def product_kernel(dtype: str) -> Callable[..., None]:
         across, step, leap = job[W_OUTPUT], job[W_STEP], job[W_BLOCK]
         for ky in range(lo, hi):
             for kx in range(T // 2 + 1):
-                if kx % (T // 2) == 0 and ky > T // 2:      # the other one of its pair is done
+                if kx % (T // 2) == 0 and ky > T // 2:  # the other one of its pair is done
                     continue
                 ny, nx = (T - ky) % T, (T - kx) % T
-                x_plus, x_minus = job[X_AT] + ky * job[X_ROW] + kx * job[X_BIN], job[X_AT] + ny * job[X_ROW] + nx * job[X_BIN]
-                y_plus, y_minus = job[Y_AT] + ky * job[Y_ROW] + kx * job[Y_BIN], job[Y_AT] + ny * job[Y_ROW] + nx * job[Y_BIN]
+                x_plus, x_minus = (
+                    job[X_AT] + ky * job[X_ROW] + kx * job[X_BIN],
+                    job[X_AT] + ny * job[X_ROW] + nx * job[X_BIN],
+                )
+                y_plus, y_minus = (
+                    job[Y_AT] + ky * job[Y_ROW] + kx * job[Y_BIN],
+                    job[Y_AT] + ny * job[Y_ROW] + nx * job[Y_BIN],
+                )
                 if job[SWAPPED]:
                     x_plus, x_minus, y_plus, y_minus = x_minus, x_plus, y_minus, y_plus
                 w_bin = job[W_AT] + ky * job[W_ROW] + kx * job[W_BIN]
                 for block in range(job[BLOCKS]):
                     for group in range(job[GROUPS]):
-                        to_x, to_y = block * job[X_BLOCK] + group * job[X_GROUP], block * job[Y_BLOCK] + group * job[Y_GROUP]
+                        to_x, to_y = (
+                            block * job[X_BLOCK] + group * job[X_GROUP],
+                            block * job[Y_BLOCK] + group * job[Y_GROUP],
+                        )
                         for i in range(0, job[STEPS], DEPTH):
                             steps, fresh = min(DEPTH, job[STEPS] - i), i == 0
                             x, xm = x_plus + to_x + i * LINE, x_minus + to_x + i * LINE
@@ -204,10 +216,26 @@ def product_kernel(dtype: str) -> Callable[..., None]:
                             whole = job[COUNT] // OUTPUTS * OUTPUTS
                             for o in range(0, whole, OUTPUTS):
                                 y, ym = y_plus + to_y + o * LINE, y_minus + to_y + o * LINE
-                                multiply(OUTPUTS, steps, fresh, space, x, xm, y, ym, filters, w + o * across, across, step, leap)
+                                multiply(
+                                    OUTPUTS,
+                                    steps,
+                                    fresh,
+                                    space,
+                                    x,
+                                    xm,
+                                    y,
+                                    ym,
+                                    filters,
+                                    w + o * across,
+                                    across,
+                                    step,
+                                    leap,
+                                )
                             for o in range(whole, job[COUNT]):
                                 y, ym = y_plus + to_y + o * LINE, y_minus + to_y + o * LINE
-                                multiply(1, steps, fresh, space, x, xm, y, ym, filters, w + o * across, across, step, leap)
+                                multiply(
+                                    1, steps, fresh, space, x, xm, y, ym, filters, w + o * across, across, step, leap
+                                )
 
     array = types.Array(real, 1, "C")
     return compiled(f"product_{dtype}", types.void(*[types.intp] * 3, array, array, INDICES), kernel)
@@ -242,11 +270,37 @@ def weight_product_kernel(dtype: str) -> Callable[..., None]:
                         for half in range(2):
                             xs, ds = x_lines[i * LINE + half * LANES :], d_lines[i * LINE + half * LANES :]
                             if shared:
-                                correlate(1, space, x + to_x, xm + to_x, job[X_BLOCK], d + to_d, dm + to_d, job[W_BLOCK], steps,
-                                          xs, ds, scratch + half * LINE)
+                                correlate(
+                                    1,
+                                    space,
+                                    x + to_x,
+                                    xm + to_x,
+                                    job[X_BLOCK],
+                                    d + to_d,
+                                    dm + to_d,
+                                    job[W_BLOCK],
+                                    steps,
+                                    xs,
+                                    ds,
+                                    scratch + half * LINE,
+                                )
                             else:
-                                correlate(0, space, x + to_x, xm + to_x, job[X_BLOCK], d + to_d, dm + to_d, job[W_BLOCK], steps,
-                                          xs, ds, scratch + half * LINE)
+                                correlate(
+                                    0,
+                                    space,
+                                    x + to_x,
+                                    xm + to_x,
+                                    job[X_BLOCK],
+                                    d + to_d,
+                                    dm + to_d,
+                                    job[W_BLOCK],
+                                    steps,
+                                    xs,
+                                    ds,
+                                    scratch + half * LINE,
+                                )
                         pack(space, scratch, scratch + LINE, fresh, y + i * LINE, ym + i * LINE)
 
-    return compiled(f"weight_product_{dtype}", types.void(*[types.intp] * 3, types.Array(real, 1, "C"), types.intp, INDICES), kernel)
+    return compiled(
+        f"weight_product_{dtype}", types.void(*[types.intp] * 3, types.Array(real, 1, "C"), types.intp, INDICES), kernel
+    )

@@ -14,12 +14,13 @@ lane blocks as are in memory at a time; the order of every sum is the same for a
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from .fft2d import buffer_size
 from .product import SLAB
-from .vector import lanes
+from .vector import LINE_BYTES, lanes
+
+ALIGNMENT = LINE_BYTES  # bytes: of the beginning of a workspace
 
 
 def ceil_div(a: int, b: int) -> int:
@@ -62,7 +63,7 @@ class Piece(NamedTuple):
     outputs: int
     first_input: int
     first_output: int
-    first_block: int    # the weights of these blocks of filters ...
+    first_block: int  # the weights of these blocks of filters ...
     blocks: int
     first_channel: int  # ... and channels
     channels: int
@@ -147,10 +148,9 @@ class Work:
     def all_weights(self, at: int = 0) -> Spectrum:
         return self.weights(at, self.units * self.unit_blocks, self.Cg)
 
-    @cached_property
-    def pieces(self) -> list[list[Piece]]:
-        """The pieces of each unit."""
-        return [list(self._pieces(unit)) for unit in range(self.units)]
+    def pieces(self, unit: int) -> list[Piece]:
+        """The pieces of a unit; all units are alike, but the last may have fewer groups."""
+        return list(self._pieces(unit))
 
     def _pieces(self, unit: int) -> Iterator[Piece]:
         first = unit * self.groups_in_block
@@ -160,7 +160,11 @@ class Work:
         depth, outputs = (self.Cg, self.Kg) if forward else (self.Kg, self.Cg)
         step = self.lanes if groups == 1 else outputs
         for part, start in enumerate(range(0, outputs, step)):
-            held = (block + part, 1, 0, self.Cg) if forward else (block, self.unit_blocks, start, min(step, outputs - start))
+            held = (
+                (block + part, 1, 0, self.Cg)
+                if forward
+                else (block, self.unit_blocks, start, min(step, outputs - start))
+            )
             yield Piece(groups, depth, min(step, outputs - start), first * depth, first * outputs + start, *held)
 
 
@@ -174,6 +178,13 @@ class Schedule:
     piece: int = 1
     pair_lines: int = 0
     share_weights: bool = True
+
+    def describe(self) -> str:
+        """In words."""
+        said = f"{self.order} by {self.workers} threads, {self.chunk} lane blocks of images at a time"
+        if self.order == "staged":
+            return f"{said}, {self.pair_lines} lines of weight planes"
+        return f"{said}, {self.piece} in a rectangle, weights transformed {'first' if self.share_weights else 'by each task'}"
 
 
 class Regions(NamedTuple):
@@ -197,9 +208,11 @@ def regions(work: Work, schedule: Schedule) -> Regions:
     shared, private = [0, 0, 0], [0, 0, 0]
     if schedule.order == "staged":
         lines = work.pair_lines if schedule.chunk < work.image_blocks else schedule.pair_lines
-        shared = [work.packed(0, *sides).size for sides in ((schedule.chunk, work.C), (schedule.chunk, work.K), (lines, 1))]
+        shared = [
+            work.packed(0, *sides).size for sides in ((schedule.chunk, work.C), (schedule.chunk, work.K), (lines, 1))
+        ]
     else:
-        every = [piece for unit in work.pieces[:1] + work.pieces[-1:] for piece in unit]
+        every = work.pieces(0)
         images = work.packed(0, schedule.chunk, work.inputs).size
         if schedule.order == "by_images":
             private[0] = max(work.packed(0, schedule.piece, piece.groups * piece.depth).size for piece in every)
@@ -216,6 +229,11 @@ def regions(work: Work, schedule: Schedule) -> Regions:
     return Regions(*start, scratch, *inner, start[3] + schedule.workers * inner[3])
 
 
+def workspace_bytes(work: Work, schedule: Schedule) -> int:
+    """Bytes of a workspace, with what its beginning may lose to alignment."""
+    return regions(work, schedule).end * work.itemsize + ALIGNMENT
+
+
 def schedules(work: Work, threads: int) -> Iterator[Schedule]:
     """The ways to run a pass."""
     blocks = work.image_blocks
@@ -224,7 +242,7 @@ def schedules(work: Work, threads: int) -> Iterator[Schedule]:
             for lines in sizes(work.pair_lines) if chunk == blocks else [work.pair_lines]:
                 yield Schedule("staged", threads, chunk, pair_lines=lines)
         return
-    pieces = sum(map(len, work.pieces))
+    pieces = work.units * len(work.pieces(0))
     for chunk in sizes(blocks):
         for piece in sizes(min(chunk, 8)):
             yield Schedule("by_outputs", min(threads, pieces), chunk, piece, share_weights=chunk < blocks)

@@ -81,7 +81,9 @@ class Emitter:
         """index + steps * stride, without instructions where steps is 0 or the stride a constant."""
         if steps == 0:
             return index
-        return self.builder.add(index, self.const(steps) if stride is None else self.builder.mul(stride, self.const(steps)))
+        return self.builder.add(
+            index, self.const(steps) if stride is None else self.builder.mul(stride, self.const(steps))
+        )
 
     def _pointer(self, data: Any, index: Any) -> Any:
         return self.builder.bitcast(self.builder.gep(data, [index]), self.kind.as_pointer())
@@ -109,7 +111,9 @@ class Emitter:
     def _splat(self, scalar: Any, kind: ir.VectorType) -> Any:
         undefined = ir.Constant(kind, ir.Undefined)
         first = self.builder.insert_element(undefined, scalar, INT32(0))
-        return self.builder.shuffle_vector(first, undefined, ir.Constant(ir.VectorType(INT32, self.count), [0] * self.count))
+        return self.builder.shuffle_vector(
+            first, undefined, ir.Constant(ir.VectorType(INT32, self.count), [0] * self.count)
+        )
 
     def between(self, base: int, low: Any, high: Any) -> Any:
         """The mask of the lanes i with low <= base + i < high (64-bit bounds that fit 32 bits)."""
@@ -147,7 +151,10 @@ class Emitter:
 
         low, high, done = weave(0), weave(n // 2), 1
         while done < n:
-            rows = [self.builder.shuffle_vector(rows[i // 2], rows[i // 2 + n // 2], high if i % 2 else low) for i in range(n)]
+            rows = [
+                self.builder.shuffle_vector(rows[i // 2], rows[i // 2 + n // 2], high if i % 2 else low)
+                for i in range(n)
+            ]
             done *= 2
         return rows
 

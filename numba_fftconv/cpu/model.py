@@ -1,0 +1,139 @@
+"""The time that the CPU engine takes for a pass, by a model.
+
+Each stage costs its arithmetic at a measured rate, and the spectra that it moves at the speed of the memory that holds them: one
+core's cache, the cache that cores share, or neither. What matters is the order of the candidates; a machine with other rates scales
+them alike.
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from .butterfly import flops
+from .product import OUTPUTS, SLAB
+from .schedule import Schedule, Work, ceil_div, regions
+from .vector import lanes
+
+
+class Cost(NamedTuple):
+    """Seconds of one stage, by a model."""
+
+    arithmetic: float
+    memory: float
+    begin: float = 0.0
+
+    @property
+    def seconds(self) -> float:
+        return self.arithmetic + self.memory + self.begin
+
+    @property
+    def bound(self) -> str:
+        """What takes most of the time."""
+        return max((self.arithmetic, "arithmetic"), (self.memory, "memory"), (self.begin, "overhead"))[1]
+
+    def times(self, factor: float) -> "Cost":
+        return Cost(self.arithmetic * factor, self.memory * factor, self.begin)
+
+
+@dataclass(frozen=True)
+class CpuRates:
+    """One thread: operations on vectors of L lanes per second, seconds of overheads, bytes per second of three memories."""
+
+    transform: float  # additions, multiplications
+    product: float  # fused multiply-adds of forward and input_grad, OUTPUTS at a time
+    single: float  # ... one at a time
+    pairs: float  # of weight_grad, L channels of one filter at a time
+    gathered: float  # ... any L planes
+    call: float  # a tile of the product
+    task: float  # a rectangle of the output
+    stage: float  # a stage of all threads
+    near: float  # bytes held in at most near_bytes
+    shared: float  # ... shared_bytes
+    memory: float
+    near_bytes: int = 2**20
+    shared_bytes: int = 2**24
+
+    def move(self, nbytes: float, held: float) -> float:
+        """Seconds to move bytes of a set of `held` bytes."""
+        return nbytes / (
+            self.near if held <= self.near_bytes else self.shared if held <= self.shared_bytes else self.memory
+        )
+
+
+CPU = CpuRates(
+    transform=3.3e9, product=6.5e9, single=2.5e9, pairs=3.5e9, gathered=1.8e9, call=1e-8, task=2e-5, stage=5e-5,
+    near=60e9, shared=20e9, memory=8e9,
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class CpuModel:
+    """The cost of one pass on the CPU engine."""
+
+    work: Work
+    schedule: Schedule
+    rates: CpuRates = CPU
+
+    def costs(self) -> list[Cost]:
+        """Of the transforms of the first and second operand, of multiply, and of inverse."""
+        return self._staged() if self.schedule.order == "staged" else self._rectangles()
+
+    def _transform(self, tasks: int, real: bool = False) -> float:
+        T = self.work.T
+        operations = T * (flops(T, real=True) + flops(T) / 2) if real else 2 * T * flops(T)
+        return tasks * operations / self.rates.transform
+
+    def _move(self, lines: float, held: int) -> float:
+        return self.rates.move(lines * self.work.T**2 * self.work.line * self.work.itemsize, held * self.work.itemsize)
+
+    def _rectangles(self) -> list[Cost]:
+        work, schedule, rates, at = self.work, self.schedule, self.rates, regions(self.work, self.schedule)
+        by_images, shared = schedule.order == "by_images", schedule.share_weights
+        first_held = at.private_second - at.private_first if by_images else at.second - at.first
+        second_held = at.result - at.second if shared else at.private_result - at.private_second
+        result_held = at.private - at.private_result
+
+        piece, pieces = work.pieces(0)[0], work.units * len(work.pieces(0))
+        turns = ceil_div(work.image_blocks, schedule.piece)
+        images, weights = work.image_blocks * work.inputs, pieces * piece.blocks * piece.channels
+        sums = pieces * work.image_blocks * piece.groups
+        fours, ones = divmod(piece.outputs, OUTPUTS)
+        step = fours * OUTPUTS / rates.product + ones / rates.single
+        multiply = (work.T**2 / 2 + 2) * sums * (8 * piece.depth * step + (fours + ones) * rates.call)
+        reads = self._move(sums * piece.depth, first_held) + self._move(turns * weights / 2, second_held)
+        results = sums * piece.outputs
+
+        tasks = turns * work.units if by_images else pieces
+        even, uneven = 1 / schedule.workers, ceil_div(tasks, schedule.workers) / tasks
+        return [
+            Cost(self._transform(images), self._move(images, first_held), rates.stage).times(
+                uneven if by_images else even
+            ),
+            Cost(self._transform(weights, True), self._move(weights / 2, second_held), rates.stage).times(
+                even if shared else uneven
+            ),
+            Cost(multiply, reads, turns * pieces * rates.task * uneven).times(uneven),
+            Cost(self._transform(results), 2 * self._move(results, result_held)).times(uneven),
+        ]
+
+    def _staged(self) -> list[Cost]:
+        work, schedule, rates, at = self.work, self.schedule, self.rates, regions(self.work, self.schedule)
+        held, result_held = at.result - at.first, at.workers - at.result
+        x, dy = work.image_blocks * work.C, work.image_blocks * work.K
+        chunks, turns = ceil_div(work.image_blocks, schedule.chunk), ceil_div(work.pair_lines, schedule.pair_lines)
+
+        rate = rates.gathered if work.Cg % work.lanes else rates.pairs
+        slabs, tiles = ceil_div(work.image_blocks, SLAB), (work.T**2 / 2 + 2) * 2 * work.pair_lines
+        multiply = tiles * (8 * work.lanes * work.image_blocks / rate + slabs * (6 * work.lanes / rate + rates.call))
+        moved = self._move((x + dy) * turns, held) + self._move(work.pair_lines * (2 * chunks - 1), result_held)
+        even, begin = 1 / schedule.workers, chunks * turns * rates.stage
+        return [
+            Cost(self._transform(x), self._move(x, held), chunks * rates.stage).times(even),
+            Cost(self._transform(dy), self._move(dy, held), chunks * rates.stage).times(even),
+            Cost(multiply, moved, begin).times(even),
+            Cost(self._transform(work.pair_lines), self._move(work.pair_lines, result_held), begin).times(even),
+        ]
+
+
+def direct_rate(itemsize: int, threads: int) -> float:
+    """Flops per second of all threads in a loop of fused multiply-adds."""
+    return threads * CPU.product * 2 * lanes(itemsize)
