@@ -7,7 +7,7 @@ is the transform length T, the segments of the planes, and the order of work and
 import operator
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 
@@ -75,16 +75,15 @@ class ConvPlan:
     threads: int = field(repr=False)
     choice: tuning.Choice = field(repr=False)
 
-    @classmethod
+    @staticmethod
     def build(
-        cls,
         geometry: ConvGeometry,
         dtype: Any = "float32",
         precision: str | None = None,
         fft_size: Any = None,
         workspace_limit: Any = None,
         device: str | None = None,
-    ) -> Self:
+    ) -> "ConvPlan":
         """Make the plan of a geometry, or find it made; the arguments are those of `plan_conv2d`.
 
         Examples
@@ -96,7 +95,7 @@ class ConvPlan:
         name = _dtype(dtype)
         size = None if fft_size is None else _fft_size(fft_size, geometry)
         limit = None if workspace_limit is None else _limit(workspace_limit)
-        return _build(cls, geometry, name, _precision(precision, name), size, limit, _device(device))
+        return _build(geometry, name, _precision(precision, name), size, limit, _device(device))
 
     @property
     def segments(self) -> dict[str, tuple[int, int]]:
@@ -225,7 +224,7 @@ class ConvPlan:
         True
         """
         self._check_run(None)
-        g, array = self.geometry, self._operand("weight", w)
+        g, array = self.geometry, self._read("weight", w)
         work = tuning.cpu_work(g, array.itemsize, self.fft_size, FORWARD)
         spectrum = engine.transform_weights(work, self._planes("w", array), self.threads)
         return SpectralWeight(spectrum, g.weight_shape, self.dtype, self.fft_size, g.dilation, g.groups)
@@ -257,6 +256,7 @@ class ConvPlan:
             work = tuning.cpu_work(self.geometry, result.itemsize, self.fft_size, row)
             weight = second if isinstance(values[1], SpectralWeight) else self._planes(row.maps[1], second)
             operands = self._planes(row.maps[0], first), weight, self._planes(row.maps[2], result)
+            assert choice.schedule is not None
             engine.Run(work, choice.schedule, *operands, space.view(self.dtype), given.get("bias"))()
         return arrays.like(result, values[0]) if out is None else out
 
@@ -374,14 +374,13 @@ def _mask(value: Any) -> tuple[bool, bool, bool]:
 
 @lru_cache(1024)
 def _build(
-    kind: type[ConvPlan],
     geometry: ConvGeometry,
     dtype: str,
     precision: str,
     fft_size: int | None,
     limit: int | None,
     device: str,
-) -> Any:
+) -> ConvPlan:
     count = threads.thread_count()
     if fft_size is None:
         choice = tuning.candidates(geometry, dtype, device, limit, count)[0]
@@ -389,7 +388,7 @@ def _build(
         choice = tuning.choose(geometry, dtype, device, fft_size, limit, count)
         if limit is not None and choice.workspace > limit:
             raise tuning.too_small(limit, choice.workspace)
-    return kind(geometry, dtype, device, precision, choice.T, limit, count, choice)
+    return ConvPlan(geometry, dtype, device, precision, choice.T, limit, count, choice)
 
 
 def clear_cache() -> None:

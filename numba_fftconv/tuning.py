@@ -128,19 +128,18 @@ def cpu_work(geometry: ConvGeometry, itemsize: int, T: int, row: Pass) -> Work:
 
 
 def choose(geometry: ConvGeometry, dtype: str, device: str, T: int, limit: int | None, threads: int) -> Choice:
-    """How the passes run fastest at T within `limit` bytes of workspace; where nothing fits, the least that something needs."""
-    itemsize = np.dtype(dtype).itemsize
-    made = []
-    for row in PASSES.values():
-        ways = list(
-            _on_cpu(geometry, itemsize, T, row, threads)
-            if device == "cpu"
-            else _on_gpu(geometry, dtype, device, T, row)
-        )
-        least = min(way.workspace for way in ways)
-        most = max(least, MOST_WORKSPACE if limit is None else limit)
-        made.append(min((way for way in ways if way.workspace <= most), key=lambda way: way.seconds))
-    return Choice(T, tuple(made))
+    """How the passes run fastest at T within `limit` bytes of workspace; where nothing fits, in the least."""
+
+    def fastest(row: Pass) -> PassChoice:
+        if device != "cpu":
+            ways = _on_gpu(geometry, dtype, device, T, row)
+        else:
+            work = cpu_work(geometry, np.dtype(dtype).itemsize, T, row)
+            ways = _on_cpu(work, threads) if limit is None else [*_on_cpu(work, threads), *_on_cpu(work, 1)]
+        most = max(min(way.workspace for way in ways), MOST_WORKSPACE if limit is None else limit)
+        return min((way for way in ways if way.workspace <= most), key=lambda way: way.seconds)
+
+    return Choice(T, tuple(fastest(row) for row in PASSES.values()))
 
 
 def candidates(geometry: ConvGeometry, dtype: str, device: str, limit: int | None, threads: int) -> list[Choice]:
@@ -164,8 +163,8 @@ def direct_seconds(geometry: ConvGeometry, dtype: str, device: str, threads: int
     return count / (direct_rate(np.dtype(dtype).itemsize, threads) if device == "cpu" else GPUS[device].rate(dtype))
 
 
-def _on_cpu(geometry: ConvGeometry, itemsize: int, T: int, row: Pass, threads: int) -> list[PassChoice]:
-    work = cpu_work(geometry, itemsize, T, row)
+def _on_cpu(work: Work, threads: int) -> list[PassChoice]:
+    """Every schedule with its price."""
     return [
         PassChoice(way, workspace_bytes(work, way), tuple(CpuModel(work, way).costs()))
         for way in schedules(work, threads)

@@ -4,6 +4,7 @@ All spectra lie in one workspace; the arrays of the caller are read and written 
 the GIL and know nothing of passes: they get vectors of int64 that say where planes, spectra and products lie.
 """
 
+import time
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
@@ -57,24 +58,11 @@ def reach(m: Any, samples: int, T: int) -> int:
     return int(min(m.limit, T, last if m.segments == 1 else T))
 
 
-class Kernels(NamedTuple):
-    """The compiled kernels of a pass."""
+class Side(NamedTuple):
+    """An operand or the result as kernels know it: the kernel between planes and spectrum, and where the planes lie."""
 
-    first: Kernel
-    second: Kernel | None
-    multiply: Kernel
-    inverse: Kernel
-
-
-def kernels(work: Work, first: Operand, second: Operand | np.ndarray, result: Operand) -> Kernels:
-    """Compiles what a pass needs, or finds it on disk or in memory."""
-    T, dtype, staged = work.T, str(first.array.dtype), work.pass_name == "weight_grad"
-    return Kernels(
-        fft2d.transform_kernel(dtype, T, False, first.extent(T)),
-        fft2d.transform_kernel(dtype, T, not staged, second.extent(T)) if isinstance(second, Operand) else None,
-        (product.weight_product_kernel if staged else product.product_kernel)(dtype),
-        fft2d.inverse_kernel(dtype, T, result.extent(T)),
-    )
+    kernel: Kernel
+    planes: np.ndarray
 
 
 def descriptor(spectrum: Spectrum, first_block: int = 0, first_channel: int = 0) -> np.ndarray:
@@ -106,7 +94,10 @@ def share_equal(tasks: int, workers: int, kernel: Callable[[int, int, int], None
 
 
 class Run:
-    """One call of a pass: arrays, workspace and kernels, and the stages on them. `second` may be the spectrum of all weights."""
+    """One call of a pass: arrays, workspace, kernels, and the stages on them.
+
+    `second` is the weights, the spectrum of all weights, or for weight_grad the gradient of the output.
+    """
 
     def __init__(
         self,
@@ -118,127 +109,144 @@ class Run:
         space: np.ndarray,
         bias: np.ndarray | None = None,
     ) -> None:
+        T, dtype, images = work.T, str(space.dtype), (work.images, work.image_blocks)
+        staged = schedule.order == "staged"
         self.work, self.schedule, self.space, self.at = work, schedule, space, regions(work, schedule)
-        self.first, self.second, self.result = first, second, result
-        self.kernels = kernels(work, first, second, result)
-        self.bias = np.zeros(max(work.C, work.K), space.dtype) if bias is None else np.ascontiguousarray(bias)
-        self.scale = space.dtype.type(1 / ((2 if schedule.order == "staged" else 1) * work.T**2))
+        self.first = Side(fft2d.transform_kernel(dtype, T, False, first.extent(T)), first.planes(*images))
+        self.second, self.weights = None, space
+        if isinstance(second, np.ndarray):
+            self.weights = second
+        else:
+            lanes = images if staged else (work.unit, work.unit_blocks)
+            self.second = Side(fft2d.transform_kernel(dtype, T, not staged, second.extent(T)), second.planes(*lanes))
+        planes = result.planes_of_pairs(work.pair_lines) if staged else result.planes(*images)
+        self.result = Side(fft2d.inverse_kernel(dtype, T, result.extent(T)), planes)
+        self.multiply = (product.weight_product_kernel if staged else product.product_kernel)(dtype)
+        self.bias = np.zeros(max(work.C, work.K), dtype) if bias is None else np.ascontiguousarray(bias)
+        self.scale = space.dtype.type(1 / ((2 if staged else 1) * T**2))
 
     def __call__(self) -> None:
         {"staged": self._staged, "by_outputs": self._by_outputs, "by_images": self._by_images}[self.schedule.order]()
 
+    def profile(self) -> dict[str, float]:
+        """Run once; seconds by stage, of all threads together divided by their number."""
+        spent: list[tuple[str, float]] = []
+
+        def timed(stage: str, kernel: Kernel) -> Kernel:
+            def call(*arguments: Any) -> None:
+                start = time.perf_counter()
+                kernel(*arguments)
+                spent.append((stage, time.perf_counter() - start))
+
+            return call
+
+        self.first = self.first._replace(kernel=timed("transform first", self.first.kernel))
+        if self.second is not None:
+            self.second = self.second._replace(kernel=timed("transform second", self.second.kernel))
+        self.result = self.result._replace(kernel=timed("inverse", self.result.kernel))
+        self.multiply = timed("multiply", self.multiply)
+        self()
+        stages = "transform first", "transform second", "multiply", "inverse"
+        return {stage: sum(t for name, t in spent if name == stage) / self.schedule.workers for stage in stages}
+
     # ---- orders of work ----
 
     def _by_outputs(self) -> None:
-        work = self.work
+        work, size = self.work, self.schedule.piece
         pieces = [piece for unit in range(work.units) for piece in work.pieces(unit)]
-        planes, results, weight_planes = (
-            self._image_planes(self.first),
-            self._image_planes(self.result),
-            self._weight_planes(),
-        )
         shared = self._shared_weights()
         for first in range(0, work.image_blocks, self.schedule.chunk):
-            blocks = min(self.schedule.chunk, work.image_blocks - first)
-            images = work.packed(self.at.first, blocks, work.inputs)
-            self._share_transform(self.kernels.first, planes, images, first)
+            images = work.packed(self.at.first, min(self.schedule.chunk, work.image_blocks - first), work.inputs)
+            self._share_transform(self.first, images, first)
 
             def task(i: int, worker: int, first: int = first, images: Spectrum = images) -> None:
-                piece, weights = pieces[i], shared
-                if weights is None:
-                    weights = work.weights(self._private(worker, self.at.private_second), piece.blocks, piece.channels)
-                    self._transform(
-                        self.kernels.second, weight_planes, weights, worker, piece.first_block, piece.first_channel
-                    )
-                for start in range(0, images.blocks, self.schedule.piece):
-                    blocks = min(self.schedule.piece, images.blocks - start)
+                piece = pieces[i]
+                weights = shared or self._piece_of_weights(piece, worker)
+                for start in range(0, images.blocks, size):
                     at = images.at + start * images.block_pitch + piece.first_input * work.line
-                    self._rectangle(piece, images, at, weights, results, first + start, blocks, worker)
+                    blocks = range(first + start, first + min(start + size, images.blocks))
+                    self._rectangle(piece, images._replace(at=at), weights, blocks, worker)
 
             threads.share(len(pieces), self.schedule.workers, task)
 
     def _by_images(self) -> None:
         work, size = self.work, self.schedule.piece
-        planes, results = self._image_planes(self.first), self._image_planes(self.result)
-        shared = self._shared_weights()
-        assert shared is not None
+        weights = self._shared_weights()
+        assert weights is not None
 
         def task(i: int, worker: int) -> None:
-            first, unit = i // work.units * size, work.pieces(i % work.units)
-            blocks = min(size, work.image_blocks - first)
-            images = work.packed(self._private(worker, self.at.private_first), blocks, unit[0].groups * unit[0].depth)
-            self._transform(self.kernels.first, planes, images, worker, first, unit[0].first_input)
-            for piece in unit:
-                self._rectangle(piece, images, images.at, shared, results, first, blocks, worker)
+            turn, unit = divmod(i, work.units)
+            pieces, blocks = work.pieces(unit), range(turn * size, min((turn + 1) * size, work.image_blocks))
+            channels = pieces[0].groups * pieces[0].depth
+            images = work.packed(self._private(worker, self.at.private_first), len(blocks), channels)
+            self._transform(self.first, images, blocks.start, pieces[0].first_input, worker)
+            for piece in pieces:
+                self._rectangle(piece, images, weights, blocks, worker)
 
         threads.share(ceil_div(work.image_blocks, size) * work.units, self.schedule.workers, task)
 
     def _staged(self) -> None:
         work, schedule, at = self.work, self.schedule, self.at
-        operands = [(self.kernels.first, self._image_planes(self.first), at.first, work.C),
-                    (self.kernels.second, self._image_planes(self.second), at.second, work.K)]  # fmt: skip
-        results = self.result.planes_of_pairs(work.pair_lines)
+        assert self.second is not None
         for first in range(0, work.image_blocks, schedule.chunk):
             blocks = min(schedule.chunk, work.image_blocks - first)
-            x, dy = (work.packed(place, blocks, channels) for _, _, place, channels in operands)
-            for (kernel, planes, _, _), images in zip(operands, (x, dy), strict=True):
-                self._share_transform(kernel, planes, images, first)
+            x, dy = work.packed(at.first, blocks, work.C), work.packed(at.second, blocks, work.K)
+            self._share_transform(self.first, x, first)
+            self._share_transform(self.second, dy, first)
             for line in range(0, work.pair_lines, schedule.pair_lines):
-                lines = min(schedule.pair_lines, work.pair_lines - line)
-                sums = work.packed(at.result, lines, 1)
+                sums = work.packed(at.result, min(schedule.pair_lines, work.pair_lines - line), 1)
                 job = self._pair_job(x, dy, sums, line, fresh=first == 0)
-                self._share(work.T, lambda lo, hi, worker, job=job: self.kernels.multiply(
-                    lo, hi, work.T, self.space, self._private(worker), job))  # fmt: skip
+                self._share(work.T, partial(self._multiply_rows, job))
                 if first + blocks == work.image_blocks:
-                    self._share(lines, partial(self._inverse, results, sums, line, 0))
+                    self._share(sums.blocks, partial(self._inverse, descriptor(sums, line)))
 
     # ---- stages ----
 
-    def _share_transform(self, kernel: Kernel, planes: np.ndarray, spectrum: Spectrum, first_block: int = 0) -> None:
+    def _shared_weights(self) -> Spectrum | None:
+        """The weights that all tasks share, transformed; None where each task transforms its own."""
+        if self.second is None:
+            return self.work.all_weights()
+        if not self.schedule.share_weights:
+            return None
+        spectrum = self.work.all_weights(self.at.second)
+        self._share_transform(self.second, spectrum)
+        return spectrum
+
+    def _piece_of_weights(self, piece: Piece, worker: int) -> Spectrum:
+        """The weights of one piece, transformed into the worker's own region."""
+        assert self.second is not None
+        at = self._private(worker, self.at.private_second)
+        spectrum = self.work.weights(at, piece.blocks, piece.channels)
+        self._transform(self.second, spectrum, piece.first_block, piece.first_channel, worker)
+        return spectrum
+
+    def _share_transform(self, side: Side, spectrum: Spectrum, first_block: int = 0) -> None:
         where = descriptor(spectrum, first_block)
         self._share(
             spectrum.blocks * spectrum.channels,
-            lambda lo, hi, worker: kernel(lo, hi, self.space, self._private(worker), planes, where),
+            lambda lo, hi, worker: side.kernel(lo, hi, self.space, self._private(worker), side.planes, where),
         )
 
-    def _transform(
-        self, kernel: Kernel, planes: np.ndarray, spectrum: Spectrum, worker: int, first_block: int, first_channel: int
-    ) -> None:
+    def _transform(self, side: Side, spectrum: Spectrum, first_block: int, first_channel: int, worker: int) -> None:
         where = descriptor(spectrum, first_block, first_channel)
-        kernel(0, spectrum.blocks * spectrum.channels, self.space, self._private(worker), planes, where)
+        side.kernel(0, spectrum.blocks * spectrum.channels, self.space, self._private(worker), side.planes, where)
 
-    def _rectangle(
-        self,
-        piece: Piece,
-        images: Spectrum,
-        at: int,
-        weights: Spectrum,
-        results: np.ndarray,
-        block: int,
-        blocks: int,
-        worker: int,
-    ) -> None:
-        """Multiplies the spectra of `blocks` lane blocks of images, which begin at `at`, by those of a piece, and inverts them."""
+    def _rectangle(self, piece: Piece, images: Spectrum, weights: Spectrum, blocks: range, worker: int) -> None:
+        """Multiplies the spectra of some lane blocks of images, which begin at images.at, by those of a piece of the
+        weights, and inverts the products."""
         work = self.work
-        result = work.packed(self._private(worker, self.at.private_result), blocks, piece.groups * piece.outputs)
-        job = self._job(piece, images, at, weights, result)
-        self.kernels.multiply(
-            0, work.T, work.T, self.space, self.second if isinstance(self.second, np.ndarray) else self.space, job
-        )
-        self._inverse(results, result, block, piece.first_output, 0, result.blocks * result.channels, worker)
+        at = self._private(worker, self.at.private_result)
+        result = work.packed(at, len(blocks), piece.groups * piece.outputs)
+        self.multiply(0, work.T, work.T, self.space, self.weights, self._job(piece, images, weights, result))
+        where = descriptor(result, blocks.start, piece.first_output)
+        self._inverse(where, 0, result.blocks * result.channels, worker)
 
-    def _inverse(
-        self,
-        planes: np.ndarray,
-        spectrum: Spectrum,
-        first_block: int,
-        first_channel: int,
-        lo: int,
-        hi: int,
-        worker: int,
-    ) -> None:
-        where = descriptor(spectrum, first_block, first_channel)
-        self.kernels.inverse(lo, hi, self.space, self._private(worker), planes, where, self.bias, self.scale)
+    def _multiply_rows(self, job: np.ndarray, lo: int, hi: int, worker: int) -> None:
+        self.multiply(lo, hi, self.work.T, self.space, self._private(worker), job)
+
+    def _inverse(self, where: np.ndarray, lo: int, hi: int, worker: int) -> None:
+        scratch = self._private(worker)
+        self.result.kernel(lo, hi, self.space, scratch, self.result.planes, where, self.bias, self.scale)
 
     def _share(self, tasks: int, kernel: Callable[[int, int, int], None]) -> None:
         share_equal(tasks, self.schedule.workers, kernel)
@@ -248,32 +256,16 @@ class Run:
     def _private(self, worker: int, region: int = 0) -> int:
         return self.at.workers + worker * self.at.private + region
 
-    def _image_planes(self, operand: Operand) -> np.ndarray:
-        return operand.planes(operand.array.shape[0] * operand.segments, self.work.image_blocks)
-
-    def _weight_planes(self) -> np.ndarray:
-        return self.second.planes(self.work.unit, self.work.unit_blocks)
-
-    def _shared_weights(self) -> Spectrum | None:
-        """The weights that all tasks share, transformed; None where each task transforms its own."""
-        if isinstance(self.second, np.ndarray):
-            return self.work.all_weights()
-        if not self.schedule.share_weights:
-            return None
-        spectrum = self.work.all_weights(self.at.second)
-        self._share_transform(self.kernels.second, self._weight_planes(), spectrum)
-        return spectrum
-
-    def _job(self, piece: Piece, images: Spectrum, at: int, weights: Spectrum, result: Spectrum) -> np.ndarray:
-        work = self.work
-        line, forward, w_at = work.line, work.pass_name == "forward", weights.at
-        if isinstance(self.second, np.ndarray) or self.schedule.share_weights:
-            w_at += piece.first_block * weights.block_pitch + piece.first_channel * line
-        output, step, leap = (1, line, work.lanes * line) if forward else (line, 1, weights.block_pitch)
+    def _job(self, piece: Piece, images: Spectrum, weights: Spectrum, result: Spectrum) -> np.ndarray:
+        work, at = self.work, weights.at
+        if self.second is None or self.schedule.share_weights:
+            at += piece.first_block * weights.block_pitch + piece.first_channel * work.line
+        forward = work.pass_name == "forward"
+        output, step, leap = (1, work.line, work.lanes * work.line) if forward else (work.line, 1, weights.block_pitch)
         return np.array([
-            at, images.row_pitch, images.bin_pitch, images.block_pitch, piece.depth * line,
-            result.at, result.row_pitch, result.bin_pitch, result.block_pitch, piece.outputs * line,
-            w_at, weights.row_pitch, weights.bin_pitch, leap, work.Kg,
+            images.at, images.row_pitch, images.bin_pitch, images.block_pitch, piece.depth * work.line,
+            result.at, result.row_pitch, result.bin_pitch, result.block_pitch, piece.outputs * work.line,
+            at, weights.row_pitch, weights.bin_pitch, leap, work.Kg,
             result.blocks, output, step, not forward, piece.groups, piece.depth, piece.outputs,
         ], np.int64)  # fmt: skip
 

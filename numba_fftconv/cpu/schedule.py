@@ -195,7 +195,6 @@ class Regions(NamedTuple):
     second: int
     result: int
     workers: int
-    scratch: int
     private_first: int
     private_second: int
     private_result: int
@@ -223,10 +222,22 @@ def regions(work: Work, schedule: Schedule) -> Regions:
         else:
             private[1] = max(work.weights(0, piece.blocks, piece.channels).size for piece in every)
         private[2] = max(work.packed(0, schedule.piece, piece.groups * piece.outputs).size for piece in every)
+    first, second, result = shared
     scratch = buffer_size(work.T, work.itemsize)
-    start = [sum(shared[:i]) for i in range(4)]
-    inner = [scratch + sum(private[:i]) for i in range(4)]
-    return Regions(*start, scratch, *inner, start[3] + schedule.workers * inner[3])
+    inner_first, inner_second, inner_result = private
+    inner = scratch + inner_first + inner_second + inner_result
+    workers = first + second + result
+    return Regions(
+        first=0,
+        second=first,
+        result=first + second,
+        workers=workers,
+        private_first=scratch,
+        private_second=scratch + inner_first,
+        private_result=scratch + inner_first + inner_second,
+        private=inner,
+        end=workers + schedule.workers * inner,
+    )
 
 
 def workspace_bytes(work: Work, schedule: Schedule) -> int:
