@@ -1,10 +1,10 @@
 """Compiled kernels on disk: where they lie, and when they are out of date.
 
-Numba's own disk cache looks at the file of the compiled function alone, so an edit of a codelet in another file would go
-unseen; and it keeps all specialisations of a function behind one index that two processes may write at once.  Here a kernel's
-name tells its specialisation and is its file name, its stamp is one hash over all sources of the package, over the versions of
-what compiles them and over the processor, and the folder is the user's own cache folder, never the process-wide setting that
-belongs to the application.
+Numba's own disk cache looks at the file of the compiled function alone, so an edit of a codelet in another file would
+go unseen; and it keeps all specialisations of a function behind one index that two processes may write at once. Here a
+kernel's name tells its specialisation and is its file name, its stamp is one hash over all sources of the package, over
+the versions of what compiles them and over the processor, and the folder is the user's own cache folder, never the
+process-wide setting that belongs to the application.
 """
 
 import hashlib
@@ -14,7 +14,7 @@ import tempfile
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import llvmlite
 import numba
@@ -25,8 +25,9 @@ from numba.core import caching
 
 @cache
 def source_hash() -> str:
-    """One hash over the package's sources, the versions of what compiles them and the processor that they are compiled for."""
-    machine = f"{binding.get_host_cpu_name()} {binding.get_host_cpu_features().flatten()} {numba.config.CPU_NAME} {numba.config.CPU_FEATURES}"
+    """One hash over the package's sources, the versions of what compiles them, and the processor."""
+    processor = f"{binding.get_host_cpu_name()} {binding.get_host_cpu_features().flatten()}"
+    machine = f"{processor} {numba.config.CPU_NAME} {numba.config.CPU_FEATURES}"
     digest = hashlib.sha256(
         f"{sys.version} {numba.__version__} {llvmlite.__version__} {np.__version__} {machine}".encode()
     )
@@ -83,7 +84,7 @@ class _Locator(caching._CacheLocator):
 
 
 class _CacheImpl(caching.CompileResultCacheImpl):
-    _locator_classes = [_Locator]
+    _locator_classes: ClassVar = [_Locator]
 
 
 class KernelCache(caching.FunctionCache):

@@ -1,8 +1,8 @@
 """The three passes as one table.
 
-Letters: x[N,C,H,W], w[K,C,R,S], y[N,K,P,Q]; f a frequency bin, m an (image, segment) pair.  A pass transforms its operands A
-and B, multiplies them bin by bin summed over the contracted letter, and transforms the result back.  Which sample of a plane
-lies where in its T x T tile is said by three plane maps, named after the methods of `geometry.Axis`.
+Letters: x[N,C,H,W], w[K,C,R,S], y[N,K,P,Q]; f a frequency bin, m an (image, segment) pair. A pass transforms its
+operands A and B, multiplies them bin by bin summed over the contracted letter, and transforms the result back. Which
+sample of a plane lies where in its T x T tile is said by three plane maps, named after the methods of `geometry.Axis`.
 
     forward      Y[f,m,k]  = sum_c  X[f,m,c] * conj W[f,k,c]        y_k   = sum_c x_c  *  w_kc
     input_grad   dX[f,m,c] = sum_k dY[f,m,k] *      W[f,k,c]        dx_c  = sum_k dy_k *  w_kc transposed
@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Pass:
-    """One row of the table: the operands in the caller's words, their letters, and the maps that place them in a tile."""
+    """One row of the table: operands in the caller's words, letters, and the maps that place them in a tile."""
 
     name: str
     operands: tuple[str, str]

@@ -1,7 +1,8 @@
-"""ConvPlan: how the three passes of a layer run. Made once, without arrays and without a GPU; then it runs any arrays that fit.
+"""ConvPlan: how the three passes of a layer run. Made once, without arrays and without a GPU; then it runs what fits.
 
-A plan is inert and hashable, compares by what was asked for, and prints itself as its schedule (explain.py). What it decides
-is the transform length T, the segments of the planes, and the order of work and the workspace of each pass (tuning.py).
+A plan is inert and hashable, compares by what was asked for, and prints itself as its schedule (explain.py). What it
+decides is the transform length T, the segments of the planes, and the order of work and the workspace of each pass
+(tuning.py).
 """
 
 import operator
@@ -189,7 +190,7 @@ class ConvPlan:
         stream: Any = None,
         workspace: Any = None,
     ) -> tuple[Any, Any, Any]:
-        """Run both gradients and sum that of the bias: as `conv2d_backward`, with arrays of the plan's shapes and dtype.
+        """Run both gradients and sum that of the bias: as `conv2d_backward`, with arrays of the plan's shapes.
 
         Examples
         --------
@@ -229,7 +230,7 @@ class ConvPlan:
         spectrum = engine.transform_weights(work, self._planes("w", array), self.threads)
         return SpectralWeight(spectrum, g.weight_shape, self.dtype, self.fft_size, g.dilation, g.groups)
 
-    # ---- running ----
+    # ---- running -----------------------------------------------------------------------------------------------------
 
     def _run(
         self,
@@ -263,7 +264,7 @@ class ConvPlan:
     def _check_run(self, stream: Any) -> None:
         if self.device != "cpu":
             raise UnsupportedError(
-                f"this plan is for device {self.device!r}: this version runs plans of device='cpu' only, the others can be read"
+                f"this plan is for device {self.device!r}: this version can show it, and runs plans for 'cpu' only"
             )
         if stream is not None:
             raise InvalidOptionError(f"stream is {stream!r}: arrays on a CPU have no stream, leave it None")
@@ -326,7 +327,8 @@ def _precision(value: Any, dtype: str) -> str:
 def _fft_size(value: Any, geometry: ConvGeometry) -> int:
     """One of FFT_SIZES that holds the kernel."""
     least = geometry.smallest_fft()
-    said = f"fft_size is {value!r}: it must be an even product of 2, 3, 5, 7 from {least}, which holds this kernel, to {MAX_FFT}"
+    rule = f"an even product of 2, 3, 5, 7 from {least}, which holds this kernel, to {MAX_FFT}"
+    said = f"fft_size is {value!r}: it must be {rule}"
     sides = value if isinstance(value, tuple | list) else (value, value)
     if len(sides) != 2 or any(isinstance(side, bool) or not hasattr(type(side), "__index__") for side in sides):
         raise InvalidOptionError(f"{said}, as an int or a pair")

@@ -1,7 +1,8 @@
 """What a pass costs, and the choice of the transform length by it.
 
-`stages` counts flops and bytes. An engine has a model of time: that of the CPU engine is cpu/model.py; that of a GPU is a roofline,
-the larger of arithmetic and memory time of each stage by the figures of data sheets, of which nothing was measured.
+`stages` counts flops and bytes. An engine has a model of time: that of the CPU engine is cpu/model.py; that of a GPU is
+a roofline, the larger of arithmetic and memory time of each stage by the figures of data sheets, of which nothing was
+measured.
 
 Source of the roofline: Williams, Waterman, Patterson, Communications of the ACM 52 (2009).
 """
@@ -30,11 +31,11 @@ class Stage(NamedTuple):
     bytes: int
 
 
-# ---- flops and bytes --------------------------------------------------------------------------------------------------------
+# ---- flops and bytes -------------------------------------------------------------------------------------------------
 
 
 def stages(geometry: ConvGeometry, itemsize: int, T: int, row: Pass) -> list[Stage]:
-    """The stages of a pass, with the flops and bytes that any engine needs: each array and spectrum is moved once each way."""
+    """The stages of a pass, with the flops and bytes that any engine needs: arrays and spectra move once each way."""
     g = geometry
     rows, columns = (axis.segments(T, row.name) for axis in (g.rows, g.cols))
     windows, pairs = g.N * rows * columns, g.K * g.C // g.groups
@@ -61,12 +62,12 @@ def stages(geometry: ConvGeometry, itemsize: int, T: int, row: Pass) -> list[Sta
     return [*found[:2], Stage("multiply", product, 8 * bins * sums, moved), found[2]]
 
 
-# ---- GPUs, on paper ---------------------------------------------------------------------------------------------------------
+# ---- GPUs, on paper --------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Gpu:
-    """Data sheet figures of a GPU: float32 and float64 flops per second outside tensor cores, bytes per second of its memory."""
+    """Data sheet figures of a GPU: float32 and float64 flops per second outside tensor cores, bytes per second."""
 
     name: str
     float32: float
@@ -90,11 +91,11 @@ GPUS = {
 }
 
 
-# ---- choosing ---------------------------------------------------------------------------------------------------------------
+# ---- choosing --------------------------------------------------------------------------------------------------------
 
 
 class PassChoice(NamedTuple):
-    """How one pass runs: its schedule on the CPU engine, its bytes of workspace, and the model's cost of each of its stages."""
+    """How one pass runs: its schedule on the CPU engine, bytes of workspace, and the model's cost of each stage."""
 
     schedule: Schedule | None
     workspace: int
@@ -157,7 +158,7 @@ def too_small(limit: int | None, needed: int) -> WorkspaceError:
 
 
 def direct_seconds(geometry: ConvGeometry, dtype: str, device: str, threads: int) -> float:
-    """Time of one pass by the definition at the rate that the multiply stage reaches: no direct convolution is faster."""
+    """Time of one pass by the definition, at the rate that the multiply stage reaches."""
     g = geometry
     count = 2 * g.N * g.P * g.Q * g.K * (g.C // g.groups) * g.R * g.S
     return count / (direct_rate(np.dtype(dtype).itemsize, threads) if device == "cpu" else GPUS[device].rate(dtype))

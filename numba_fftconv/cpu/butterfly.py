@@ -2,13 +2,13 @@
 
     y[k] = sum_j x[j] e^(sign 2 pi i jk / T),   0 <= k < T
 
-A complex value is a pair of reals.  A real is anything with +, - and multiplication by a Python float: a NumPy array (then
-this file computes), a `vector.Real` (then the same lines emit LLVM instructions, see fft2d.py), or a counter (then they are
-counted, see `flops`).  The Python integer 0 stands for an exact zero and costs nothing: real input and zero padding prune the
-transform by themselves, and the compiler drops whatever leads to outputs that nobody stores.
+A complex value is a pair of reals. A real is anything with +, - and multiplication by a Python float: a NumPy array
+(then this file computes), a `vector.Real` (then the same lines emit LLVM instructions, see fft2d.py), or a counter
+(then they are counted, see `flops`). The Python integer 0 stands for an exact zero and costs nothing: real input and
+zero padding prune the transform by themselves, and the compiler drops whatever leads to outputs that nobody stores.
 
-Split radix (Duhamel, Hollmann, Split-radix FFT algorithm, Electronics Letters 20, 1984) for lengths that 4 divides, mixed radix
-2, 3, 5, 7 below: T = 32 costs 456 real operations where the textbook radix-2 transform takes 640.
+Split radix (Duhamel, Hollmann, Split-radix FFT algorithm, Electronics Letters 20, 1984) for lengths that 4 divides,
+mixed radix 2, 3, 5, 7 below: T = 32 costs 456 real operations where the textbook radix-2 transform takes 640.
 """
 
 import math
@@ -44,7 +44,7 @@ def sub(u: Complex, v: Complex) -> Complex:
 
 
 def odd_dft(v: list[Complex]) -> list[Complex]:
-    """The transform (sign +) of an odd number p of values by its symmetry: outputs q and p - q share all their products."""
+    """The transform (sign +) of an odd number p of values: outputs q and p - q share all their products."""
     p, half = len(v), range(1, len(v) // 2 + 1)
     sums, differences = [add(v[k], v[-k]) for k in half], [sub(v[k], v[-k]) for k in half]
     first = v[0]

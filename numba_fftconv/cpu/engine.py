@@ -1,7 +1,8 @@
 """The CPU engine: a pass as transform, multiply and inverse, cut into tasks by its Schedule (see schedule.py).
 
-All spectra lie in one workspace; the arrays of the caller are read and written in place, whatever their strides. Kernels release
-the GIL and know nothing of passes: they get vectors of int64 that say where planes, spectra and products lie.
+All spectra lie in one workspace; the arrays of the caller are read and written in place, whatever their strides.
+Kernels release the GIL and know nothing of passes: they get vectors of int64 that say where planes, spectra and
+products lie.
 """
 
 import time
@@ -149,7 +150,7 @@ class Run:
         stages = "transform first", "transform second", "multiply", "inverse"
         return {stage: sum(t for name, t in spent if name == stage) / self.schedule.workers for stage in stages}
 
-    # ---- orders of work ----
+    # ---- orders of work ----------------------------------------------------------------------------------------------
 
     def _by_outputs(self) -> None:
         work, size = self.work, self.schedule.piece
@@ -200,7 +201,7 @@ class Run:
                 if first + blocks == work.image_blocks:
                     self._share(sums.blocks, partial(self._inverse, descriptor(sums, line)))
 
-    # ---- stages ----
+    # ---- stages ------------------------------------------------------------------------------------------------------
 
     def _shared_weights(self) -> Spectrum | None:
         """The weights that all tasks share, transformed; None where each task transforms its own."""
@@ -251,7 +252,7 @@ class Run:
     def _share(self, tasks: int, kernel: Callable[[int, int, int], None]) -> None:
         share_equal(tasks, self.schedule.workers, kernel)
 
-    # ---- what the kernels are told ----
+    # ---- what the kernels are told -----------------------------------------------------------------------------------
 
     def _private(self, worker: int, region: int = 0) -> int:
         return self.at.workers + worker * self.at.private + region

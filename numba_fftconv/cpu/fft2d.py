@@ -2,20 +2,21 @@
 
     X[ky, kx] = sum_h sum_w x[h, w] e^(-2 pi i (ky h + kx w) / T)
 
-A `line` (64 bytes) holds one complex value of L planes, L = 8 float32 or 4 float64.  Two real planes travel as the real and
-imaginary part of one complex plane: a filter is real, so it acts on both alike and they never need to be told apart.  A task is
-one block of 2 L planes (images, 'packed') or of L planes (weights, 'real', half spectrum):
+A `line` (64 bytes) holds one complex value of L planes, L = 8 float32 or 4 float64. Two real planes travel as the real
+and imaginary part of one complex plane: a filter is real, so it acts on both alike and they never need to be told
+apart. A task is one block of 2 L planes (images, 'packed') or of L planes (weights, 'real', half spectrum):
 
-1. rows: L or 2 L planes' row h is loaded with masks (padding, tile edges and absent planes are masked lanes), transposed in
-   registers so that lane = plane, transformed, stored to a buffer in the first-level cache;
+1. rows: row h of L or 2 L planes is loaded with masks (padding, tile edges and absent planes are masked lanes),
+   transposed in registers so that lane = plane, transformed, stored to a buffer in the first-level cache;
 2. columns: column kx is loaded from the buffer and its T outputs go straight to their bins, one whole cache line each.
 
-The spectrum lies frequency-major, [ky][kx][block][channel][line].  Pitches of rows and bins are one line longer than needed, so
-that the bins of a column do not fall into one cache set (T = 64 was twice slower without).  The inverse is the mirror image:
-columns from the bins, rows to planes by masked stores, scaled, with bias; cropping is not storing.
+The spectrum lies frequency-major, [ky][kx][block][channel][line]. Pitches of rows and bins are odd numbers of lines, so
+that the bins of a column do not fall into one cache set (T = 64 was twice slower without). The inverse is
+the mirror image: columns from the bins, rows to planes by masked stores, scaled, with bias; cropping is not storing.
 
 Bytes: a task reads 2 L planes and writes T T lines.  Flops: 2 T L transforms of length T.
-Example: T = 32 in float32, 16 planes of 32 x 32: 64 transforms of 8 lanes, 456 vector operations each; 64 KB in, 64 KB out.
+Example: T = 32 in float32, 16 planes of 32 x 32: 64 transforms of 8 lanes, 456 vector operations each; 64 KB in, 64 KB
+out.
 
 Reference: Mathieu, Henaff, LeCun, arXiv 1312.5851; the lanes are the planes as in NNPACK's tile transforms.
 """
@@ -33,7 +34,7 @@ from ..cache import KernelCache
 from .butterfly import fft
 from .vector import Emitter, Real, lanes
 
-# ---- index maps -----------------------------------------------------------------------------------------------------------
+# ---- index maps ------------------------------------------------------------------------------------------------------
 
 # What a kernel knows of an array of planes (an int64 vector, see engine.Operand).  Strides are in bytes.
 ADDRESS, OUTER, INNER, CHANNEL, ROW, COLUMN = range(
@@ -56,7 +57,7 @@ LANE_SIZE = 9
 
 @njit(inline="always")
 def overlap(planes, axis, segment, extent, T):  # type: ignore[no-untyped-def]
-    """Of a segment along one axis: the sample (times spacing) at tile position 0, and the positions that hold samples."""
+    """Of a segment along one axis: sample (times spacing) at tile position 0, and the positions that hold samples."""
     start = planes[axis + START] + segment * planes[axis + ADVANCE]
     last = (extent - 1) * planes[axis + SPACING] - start
     return start, max(planes[axis + FIRST], -start), min(min(planes[axis + LIMIT], T), last + 1)
@@ -87,12 +88,12 @@ def is_direct(planes, itemsize):  # type: ignore[no-untyped-def]
     return planes[MAP_ROWS + SPACING] == 1 and planes[MAP_COLUMNS + SPACING] == 1 and planes[COLUMN] == itemsize
 
 
-# ---- codelets -------------------------------------------------------------------------------------------------------------
+# ---- codelets --------------------------------------------------------------------------------------------------------
 
 
 @intrinsic(prefer_literal=True)
 def fft_column(typing_context, T, sign, inputs, outputs, source, at, step, target, to, pitch):  # type: ignore[no-untyped-def]
-    """target[to + k pitch] = y[k] for k < outputs, y the transform of the lines source[at + j step]; zero from j = inputs on."""
+    """target[to + k pitch] = y[k], k < outputs: y transforms the lines source[at + j step], zero from j = inputs on."""
     signature = types.void(T, sign, inputs, outputs, source, types.intp, types.intp, target, types.intp, types.intp)
 
     def codegen(context: Any, builder: Any, signature: Signature, args: Any) -> Any:
@@ -108,7 +109,7 @@ def fft_column(typing_context, T, sign, inputs, outputs, source, at, step, targe
 
 
 def lane_rows(emit: Emitter, table: Any, row: Any, count: int) -> list[tuple[Any, Any, Any]]:
-    """For each lane of the table: the address of tile row `row`, and the columns that hold samples (none where the row does not)."""
+    """For each lane of the table: the address of tile row `row`, and the columns of it that hold samples."""
     b, rows = emit.builder, []
     for lane in range(count):
         origin, step, first, end, low, high = (
@@ -197,7 +198,7 @@ def put_sample(typing_context, address, value):  # type: ignore[no-untyped-def]
     return types.void(types.intp, value), codegen
 
 
-# ---- rows with spacing or strides go by way of a buffer ---------------------------------------------------------------------
+# ---- rows with spacing or strides go by way of a buffer --------------------------------------------------------------
 
 
 @njit
@@ -211,7 +212,7 @@ def buffer_lanes(address, width, pitch, T):  # type: ignore[no-untyped-def]
 
 @njit
 def row_of(planes, table, q, row):  # type: ignore[no-untyped-def]
-    """A lane's tile row: the first position that holds a sample, the end, and that sample's address; no positions if there is none."""
+    """A lane's tile row: the first position that holds a sample, the end of those, and the first sample's address."""
     down, across = planes[MAP_ROWS + SPACING], planes[MAP_COLUMNS + SPACING]
     y, x = row + table[q, START_ROW], table[q, START_COLUMN]
     if row < table[q, ROW_FIRST] or row >= table[q, ROW_END] or y % down != 0:
@@ -247,7 +248,7 @@ def scatter_row(planes, table, row, space, buffer, pitch, width):  # type: ignor
             address += planes[COLUMN]
 
 
-# ---- kernels ----------------------------------------------------------------------------------------------------------------
+# ---- kernels ---------------------------------------------------------------------------------------------------------
 
 INDICES = types.Array(types.int64, 1, "C")
 
@@ -262,7 +263,7 @@ def compiled(name: str, signature: Signature, function: Callable[..., Any]) -> C
 
 
 def quarters(extent: int, T: int) -> int:
-    """The extent rounded up to quarters of T: what is zero beyond it is pruned from the kernel, and few kernels serve all extents."""
+    """The extent rounded up to quarters of T: kernels leave out what lies beyond, and few serve all extents."""
     quarter = max(1, T // 4)
     return min(T, -(-extent // quarter) * quarter)
 
@@ -275,8 +276,8 @@ def buffer_size(T: int, itemsize: int) -> int:
 
 @cache
 def transform_kernel(dtype: str, T: int, real: bool, extent: int) -> Callable[..., None]:
-    """transform(lo, hi, space, scratch, planes, spectrum): tasks lo..hi (block, channel) of a spectrum; samples beyond `extent`
-    positions of the tile are zero on both axes."""
+    """transform(lo, hi, space, scratch, planes, spectrum): tasks lo..hi (block, channel) of a spectrum; beyond
+    `extent` positions a tile is zero on both axes."""
     real_type = getattr(types, dtype)
     ITEM = real_type.bitwidth // 8
     LINE = 2 * lanes(ITEM)
@@ -322,8 +323,8 @@ def transform_kernel(dtype: str, T: int, real: bool, extent: int) -> Callable[..
 
 @cache
 def inverse_kernel(dtype: str, T: int, extent: int) -> Callable[..., None]:
-    """inverse(lo, hi, space, scratch, planes, spectrum, bias, scale): planes = scale * inverse transform + bias[channel], of which
-    only positions below `extent` on both axes are wanted."""
+    """inverse(lo, hi, space, scratch, planes, spectrum, bias, scale): planes = scale * inverse transform +
+    bias[channel], of which only positions below `extent` on both axes are wanted."""
     real_type = getattr(types, dtype)
     ITEM = real_type.bitwidth // 8
     LINE = 2 * lanes(ITEM)

@@ -1,8 +1,8 @@
 """The time that the CPU engine takes for a pass, by a model.
 
-Each stage costs its arithmetic at a measured rate, and the spectra that it moves at the speed of the memory that holds them: one
-core's cache, the cache that cores share, or neither. What matters is the order of the candidates; a machine with other rates scales
-them alike.
+Each stage costs its arithmetic at a measured rate, and the spectra that it moves at the speed of the memory that holds
+them: one core's cache, the cache that cores share, or neither. What matters is the order of the candidates; a machine
+with other rates scales them alike.
 """
 
 from dataclasses import dataclass
@@ -36,7 +36,7 @@ class Cost(NamedTuple):
 
 @dataclass(frozen=True)
 class CpuRates:
-    """One thread: operations on vectors of L lanes per second, seconds of overheads, bytes per second of three memories."""
+    """One thread: operations on vectors of L lanes per second, seconds of overheads, bytes per second of memories."""
 
     transform: float  # additions, multiplications
     product: float  # fused multiply-adds of forward and input_grad, OUTPUTS at a time

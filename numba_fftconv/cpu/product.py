@@ -4,19 +4,21 @@
     input_grad   dX[f,m,c] = sum_k dY[f,m,k] *      W[f,k,c]
     weight_grad  dW[f,k,c] = sum_m  X[f,m,c] * conj dY[f,m,k]
 
-A line of an image spectrum is z = a + ib, two real planes a and b in each of L lanes (see fft2d.py). Their spectra are never told
-apart, since W is the spectrum of a real plane: it stands at one bin of each pair {f, -f}, and W[-f] = conj W[f]. So a tile of the
-first two products is 4 outputs x L lanes x {f, -f}: 16 vectors of sums in registers, and for each step of the contraction 4 vector
-loads, 8 broadcasts of W and 32 fused multiply-adds. The passes differ in where the next W lies, and in which of f and -f meets
-conj W: both are numbers of the job, so one compiled kernel serves both passes and all T. Sums run in slabs of DEPTH steps, each
-added to the result in memory: that keeps a slab of X in the first-level cache, and bounds the rounding of a long sum.
+A line of an image spectrum is z = a + ib, two real planes a and b in each of L lanes (see fft2d.py). Their spectra are
+never told apart, since W is the spectrum of a real plane: it stands at one bin of each pair {f, -f}, and W[-f] = conj
+W[f]. So a tile of the first two products is 4 outputs x L lanes x {f, -f}: 16 vectors of sums in registers, and for
+each step of the contraction 4 vector loads, 8 broadcasts of W and 32 fused multiply-adds. The passes differ in where
+the next W lies, and in which of f and -f meets conj W: both are numbers of the job, so one compiled kernel serves both
+passes and all T. Sums run in slabs of DEPTH steps, each added to the result in memory: that keeps a slab of X in the
+first-level cache, and bounds the rounding of a long sum.
 
 The third product sums over lanes. With D = dY, at f and -f together,
 
     conj D[f] X[f] + conj(conj D[-f] X[-f]) = 2 (conj Da[f] Xa[f] + conj Db[f] Xb[f]),
 
-twice the contribution of both planes. L results (k, c) are summed over SLAB lane blocks in 2 L vectors, then over the lanes by a
-tree of pairwise sums. Two such lists, H1 and H2, make lines of a packed spectrum again: Y[f] = H1 + i H2, Y[-f] = conj H1 + i conj H2.
+twice the contribution of both planes. L results (k, c) are summed over SLAB lane blocks in 2 L vectors, then over the
+lanes by a tree of pairwise sums. Two such lists, H1 and H2, make lines of a packed spectrum again: Y[f] = H1 + i H2,
+Y[-f] = conj H1 + i conj H2.
 
 Flops: 16 L for each (lane block, k, c, pair of bins); there are T T / 2 + 2 pairs.
 Example: 16 x 64 images and 64 filters, T = 32: 514 x 64 x 64 x 16 x 8 = 269 Mflop.
@@ -39,21 +41,23 @@ OUTPUTS = 4  # of a register tile
 DEPTH = 128  # steps of a contraction that are summed in registers
 SLAB = 8  # lane blocks that weight_grad sums in registers
 
-# ---- index maps -----------------------------------------------------------------------------------------------------------
+# ---- index maps ------------------------------------------------------------------------------------------------------
 
-# A job: one vector of int64, offsets and strides in reals. Three spectra, `at + ky row + kx bin + block + group + line`:
+# A job: one vector of int64, offsets and strides in reals. Of three spectra, at + ky row + kx bin + block + group:
 X_AT, X_ROW, X_BIN, X_BLOCK, X_GROUP = range(5)
 Y_AT, Y_ROW, Y_BIN, Y_BLOCK, Y_GROUP = range(5, 10)
 W_AT, W_ROW, W_BIN, W_BLOCK, W_GROUP = range(10, 15)
 BLOCKS = 15
-# forward and input_grad: W of output o at step i is W_OUTPUT o + W_STEP (i mod L) + W_BLOCK (i div L); SWAPPED exchanges f and -f.
+# forward and input_grad: output o meets W at W_OUTPUT o + W_STEP (i mod L) + W_BLOCK (i div L) in step i of
+# STEPS; COUNT outputs in each of GROUPS groups; SWAPPED exchanges f and -f.
 W_OUTPUT, W_STEP, SWAPPED, GROUPS, STEPS, COUNT = range(16, 22)
-# weight_grad: W is dY; pairs (k, c) = divmod(pair, CHANNELS) for LINES lines from FIRST on, PAIRS in all, FILTERS in a group; FRESH starts at zero.
+# weight_grad, where W is dY: pairs (k, c) = divmod(pair, CHANNELS), LINES lines of them from FIRST on, PAIRS in all,
+# FILTERS in a group; FRESH starts at zero.
 FIRST, LINES, PAIRS, CHANNELS, FILTERS, FRESH = range(16, 22)
 JOB_SIZE = 22
 
 
-# ---- codelets -------------------------------------------------------------------------------------------------------------
+# ---- codelets --------------------------------------------------------------------------------------------------------
 
 
 def accumulators(emit: Emitter, count: int) -> list[Any]:
@@ -70,7 +74,7 @@ def accumulate(emit: Emitter, at: Any, *products: Real) -> None:
 
 @intrinsic(prefer_literal=True)
 def multiply(typing_context, outputs, steps, fresh, space, x, x_minus, y, y_minus, filters, w, across, step, leap):  # type: ignore[no-untyped-def]
-    """Adds `steps` products to `outputs` neighbouring lines at y (times conj W) and y_minus (times W); `fresh` starts at zero."""
+    """Adds `steps` products to `outputs` lines at y (times conj W) and at y_minus (times W); `fresh` starts at zero."""
     index = types.intp
     signature = types.void(
         outputs, index, types.boolean, space, index, index, index, index, filters, index, index, index, index
@@ -84,7 +88,7 @@ def multiply(typing_context, outputs, steps, fresh, space, x, x_minus, y, y_minu
         sums = [accumulators(emit, 2) for _ in places]
         with builder.if_else(args[2]) as (start, resume):
             with start:
-                for part in sum(sums, []):
+                for part in [part for pair in sums for part in pair]:
                     builder.store(emit.zero, part)
             with resume:
                 for pair, place in zip(sums, places, strict=True):
@@ -113,8 +117,8 @@ def multiply(typing_context, outputs, steps, fresh, space, x, x_minus, y, y_minu
 
 @intrinsic(prefer_literal=True)
 def correlate(typing_context, shared, space, x, x_minus, x_block, d, d_minus, d_block, steps, x_lines, d_lines, target):  # type: ignore[no-untyped-def]
-    """The line at `target`: L sums over `steps` lane blocks of conj D[f] X[f] + conj(conj D[-f] X[-f]), lane q for the planes at
-    x_lines[q] and d_lines[q]; where `shared`, of L neighbours of x and one of d."""
+    """The line at `target`: L sums over `steps` lane blocks of conj D[f] X[f] + conj(conj D[-f] X[-f]), lane q for the
+    planes at x_lines[q] and d_lines[q]; where `shared`, of L neighbours of x and one of d."""
     index = types.intp
     signature = types.void(shared, space, *[index] * 7, x_lines, d_lines, index)
 
@@ -175,7 +179,7 @@ def pack(typing_context, space, first, second, fresh, y, y_minus):  # type: igno
     return signature, codegen
 
 
-# ---- kernels ----------------------------------------------------------------------------------------------------------------
+# ---- kernels ---------------------------------------------------------------------------------------------------------
 
 
 @cache
@@ -243,7 +247,7 @@ def product_kernel(dtype: str) -> Callable[..., None]:
 
 @cache
 def weight_product_kernel(dtype: str) -> Callable[..., None]:
-    """weight_product(lo, hi, T, space, scratch, job): weight_grad, the bins of rows lo..hi and their opposites; LINES of pairs."""
+    """weight_product(lo, hi, T, space, scratch, job): weight_grad, the bins of rows lo..hi and their opposites."""
     real = getattr(types, dtype)
     LINE = 2 * lanes(real.bitwidth // 8)
     LANES = LINE // 2

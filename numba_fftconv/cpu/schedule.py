@@ -1,15 +1,18 @@
 """How the CPU engine cuts a pass into tasks, and what it keeps in memory: integers only.
 
-A rectangle of the output of forward or input_grad, some lane blocks of images by one piece of the channels, needs the spectra of
-those images and those weights. Two orders of work:
+A rectangle of the output of forward or input_grad, some lane blocks of images by one piece of the channels, needs the
+spectra of those images and those weights. Two orders of work:
 
-    by_outputs   all images are transformed first; a task takes one piece of the channels, transforms its weights, and makes its
+    by_outputs   all images are transformed first; a task takes one piece of the channels, transforms its weights, and
+    makes its
                  rectangles one after the other: weights and result stay in one core's cache (many channels)
-    by_images    all weights are transformed first; a task takes some lane blocks of images, transforms them, and makes its
+    by_images    all weights are transformed first; a task takes some lane blocks of images, transforms them, and makes
+    its
                  rectangles: images and result stay in one core's cache (few channels, large planes, depthwise)
 
-weight_grad transforms both operands, multiplies row by row of the bins, and inverts: three stages, each in parallel. A chunk is as many
-lane blocks as are in memory at a time; the order of every sum is the same for all orders, chunks and pieces, and so are the bits.
+weight_grad transforms both operands, multiplies row by row of the bins, and inverts: three stages, each in parallel. A
+chunk is as many lane blocks as are in memory at a time; the order of every sum is the same for all orders, chunks and
+pieces, and so are the bits.
 """
 
 from collections.abc import Iterator
@@ -28,8 +31,7 @@ def ceil_div(a: int, b: int) -> int:
 
 
 class Spectrum(NamedTuple):
-    """Where a spectrum lies, [ky][kx][block][channel][line] in reals: pitches are odd numbers of lines, so that the bins of a
-    column do not fall into one cache set."""
+    """Where a spectrum lies, [ky][kx][block][channel][line] in reals; pitches are odd numbers of lines."""
 
     at: int
     T: int
@@ -56,7 +58,7 @@ class Spectrum(NamedTuple):
 
 
 class Piece(NamedTuple):
-    """Some output channels and what they are made of. `outputs` and `depth` are of each of `groups` neighbouring groups."""
+    """Some output channels and what they are made of; `outputs` and `depth` count those of each of `groups` groups."""
 
     groups: int
     depth: int
@@ -170,7 +172,7 @@ class Work:
 
 @dataclass(frozen=True)
 class Schedule:
-    """How a pass runs. chunk and piece count lane blocks of images, pair_lines lines of weight planes in memory at a time."""
+    """How a pass runs: lane blocks of images in memory at a time and in a rectangle, lines of weight planes."""
 
     order: str
     workers: int
@@ -184,12 +186,13 @@ class Schedule:
         said = f"{self.order} by {self.workers} threads, {self.chunk} lane blocks of images at a time"
         if self.order == "staged":
             return f"{said}, {self.pair_lines} lines of weight planes"
-        return f"{said}, {self.piece} in a rectangle, weights transformed {'first' if self.share_weights else 'by each task'}"
+        when = "first" if self.share_weights else "by each task"
+        return f"{said}, {self.piece} in a rectangle, weights transformed {when}"
 
 
 class Regions(NamedTuple):
-    """Where the regions of a workspace begin, in reals, and where it ends. Each worker has a region of `private` reals: scratch
-    for the transforms, then spectra of its own."""
+    """Where the regions of a workspace begin, in reals, and where it ends. Each worker has `private` reals of its own:
+    scratch for the transforms, then spectra."""
 
     first: int
     second: int

@@ -1,8 +1,8 @@
 """Threads that share tasks, and the memory that they work in.
 
-Tasks are claimed one by one from a counter, so a slow core takes fewer. The calling thread works too, and never waits for a helper
-that has not begun: several callers may share the pool, a forked child makes its own, and where no helper can be had (the
-interpreter is shutting down) the caller does all.
+Tasks are claimed one by one from a counter, so a slow core takes fewer. The calling thread works too, and never waits
+for a helper that has not begun: several callers may share the pool, a forked child makes its own, and where no helper
+can be had (the interpreter is shutting down) the caller does all.
 """
 
 import itertools

@@ -1,12 +1,12 @@
 """SIMD vectors as Python objects: operators that emit LLVM vector instructions.
 
-A vector holds one real of each of L planes.  `lanes` picks L so that a vector is 256 bits: 8 float32 or 4 float64; LLVM splits
-or joins it where the machine has other registers.  A `line` is 2 L reals, the real parts of L complex values and then their
-imaginary parts: 64 bytes, one cache line.
+A vector holds one real of each of L planes. `lanes` picks L so that a vector is 256 bits: 8 float32 or 4 float64; LLVM
+splits or joins it where the machine has other registers. A `line` is 2 L reals, the real parts of L complex values and
+then their imaginary parts: 64 bytes, one cache line.
 
-Instructions carry the flags contract (a * b + c may be one fused multiply-add) and nsz (x + 0 is x).  They carry none that
-would let LLVM change the order of a sum or assume finite values: results are the same bits in every call, and a NaN goes
-wherever arithmetic takes it.
+Instructions carry the flags contract (a * b + c may be one fused multiply-add) and nsz (x + 0 is x). They carry none
+that would let LLVM change the order of a sum or assume finite values: results are the same bits in every call, and a
+NaN goes wherever arithmetic takes it.
 """
 
 from typing import Any
@@ -60,7 +60,7 @@ class Real:
 
 
 class Emitter:
-    """What a codelet needs of one LLVM function: loads, stores, masks and shuffles of vectors of `count` reals of one dtype."""
+    """What a codelet needs of one LLVM function: loads, stores, masks and shuffles of vectors of `count` reals."""
 
     def __init__(self, context: Any, builder: Any, dtype: types.Type) -> None:
         self.context, self.builder = context, builder
