@@ -20,14 +20,15 @@ class Pass:
 
     name: str
     operands: tuple[str, str]
+    result: str
     letters: tuple[str, str, str]
     maps: tuple[str, str, str]
     contracted: str
     conjugated: str
 
 
-FORWARD = Pass("forward", ("input", "weight"), ("X", "W", "Y"), ("x", "w", "y"), "c", "W")
-INPUT_GRAD = Pass("input_grad", ("grad_output", "weight"), ("dY", "W", "dX"), ("dy_halo", "w", "dx"), "k", "")
-WEIGHT_GRAD = Pass("weight_grad", ("input", "grad_output"), ("X", "dY", "dW"), ("x", "y", "w"), "m", "dY")
+FORWARD = Pass("forward", ("input", "weight"), "output", ("X", "W", "Y"), ("x", "w", "y"), "c", "W")
+INPUT_GRAD = Pass("input_grad", ("grad_output", "weight"), "input", ("dY", "W", "dX"), ("dy_halo", "w", "dx"), "k", "")
+WEIGHT_GRAD = Pass("weight_grad", ("input", "grad_output"), "weight", ("X", "dY", "dW"), ("x", "y", "w"), "m", "dY")
 
 PASSES = {row.name: row for row in (FORWARD, INPUT_GRAD, WEIGHT_GRAD)}

@@ -152,7 +152,7 @@ class ConvPlan:
         >>> plan.forward(np.ones((1, 1, 8, 8), np.float32), np.ones((1, 1, 3, 3), np.float32)).shape
         (1, 1, 6, 6)
         """
-        return self._run(FORWARD, (x, w), self.geometry.output_shape, out, stream, workspace, bias)
+        return self._run(FORWARD, (x, w), out, stream, workspace, bias)
 
     def input_grad(self, dy: Any, w: Any, *, out: Any = None, stream: Any = None, workspace: Any = None) -> Any:
         """Run the input gradient: as `conv2d_input_grad`, with arrays of the plan's shapes and dtype.
@@ -165,7 +165,7 @@ class ConvPlan:
         >>> plan.input_grad(np.ones((1, 1, 6, 6), np.float32), np.ones((1, 1, 3, 3), np.float32)).shape
         (1, 1, 8, 8)
         """
-        return self._run(INPUT_GRAD, (dy, w), self.geometry.input_shape, out, stream, workspace)
+        return self._run(INPUT_GRAD, (dy, w), out, stream, workspace)
 
     def weight_grad(self, x: Any, dy: Any, *, out: Any = None, stream: Any = None, workspace: Any = None) -> Any:
         """Run the weight gradient: as `conv2d_weight_grad`, with arrays of the plan's shapes and dtype.
@@ -178,7 +178,7 @@ class ConvPlan:
         >>> plan.weight_grad(np.ones((1, 1, 8, 8), np.float32), np.ones((1, 1, 6, 6), np.float32)).shape
         (1, 1, 3, 3)
         """
-        return self._run(WEIGHT_GRAD, (x, dy), self.geometry.weight_shape, out, stream, workspace)
+        return self._run(WEIGHT_GRAD, (x, dy), out, stream, workspace)
 
     def backward(
         self,
@@ -230,36 +230,63 @@ class ConvPlan:
         spectrum = engine.transform_weights(work, self._planes("w", array), self.threads)
         return SpectralWeight(spectrum, g.weight_shape, self.dtype, self.fft_size, g.dilation, g.groups)
 
+    def profile(self, pass_name: str, first: Any, second: Any) -> dict[str, float]:
+        """Run a pass once and time its stages: seconds by stage, those of all threads divided by their number.
+
+        `first` and `second` are the operands of the plan's method of that name, in its order.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from numba_fftconv import plan_conv2d
+        >>> plan = plan_conv2d((1, 1, 8, 8), (1, 1, 3, 3))
+        >>> list(plan.profile("forward", np.ones((1, 1, 8, 8), np.float32), np.ones((1, 1, 3, 3), np.float32)))
+        ['transform x', 'transform w', 'multiply', 'inverse y']
+        """
+        if pass_name not in PASSES:
+            raise InvalidOptionError(f"pass_name is {pass_name!r}: it must be one of {', '.join(PASSES)}")
+        run, _ = self._prepare(PASSES[pass_name], (first, second), None, None, None, None)
+        times = [0.0] * 4 if run is None else run.profile()
+        return {stage.name: time for stage, time in zip(self.stages[pass_name], times, strict=True)}
+
     # ---- running -----------------------------------------------------------------------------------------------------
 
-    def _run(
-        self,
-        row: Pass,
-        values: tuple[Any, Any],
-        shape: tuple[int, ...],
-        out: Any,
-        stream: Any,
-        workspace: Any,
-        bias: Any = None,
-    ) -> Any:
-        """Check everything, then run one pass: a call that raises has changed nothing."""
+    def _run(self, row: Pass, values: tuple[Any, Any], out: Any, stream: Any, workspace: Any, bias: Any = None) -> Any:
+        run, result = self._prepare(row, values, out, stream, workspace, bias)
+        if run is None:
+            result[...] = 0
+        else:
+            run()
+        return arrays.like(result, values[0]) if out is None else out
+
+    def _prepare(
+        self, row: Pass, values: tuple[Any, Any], out: Any, stream: Any, workspace: Any, bias: Any
+    ) -> tuple[engine.Run | None, np.ndarray]:
+        """Check everything, so that a call which raises has changed nothing; then what runs the pass, and its result.
+
+        Nothing runs on an empty batch.
+        """
         self._check_run(stream)
         given = {name: self._read(name, value) for name, value in zip(row.operands, values, strict=True)}
         if bias is not None:
             given["bias"] = arrays.operand(bias, "bias", (self.geometry.K,), self.dtype)
-        result = arrays.output(out, shape, self.dtype, given)
+        result = arrays.output(out, self._shape(row.result), self.dtype, given)
         choice = self.choice.passes[list(PASSES).index(row.name)]
+        assert choice.schedule is not None
         space = self._space(workspace, choice.workspace, given | {"out": result})
         if self.geometry.N == 0:
-            result[...] = 0
-        else:
-            first, second = (given[name] for name in row.operands)
-            work = tuning.cpu_work(self.geometry, result.itemsize, self.fft_size, row)
-            weight = second if isinstance(values[1], SpectralWeight) else self._planes(row.maps[1], second)
-            operands = self._planes(row.maps[0], first), weight, self._planes(row.maps[2], result)
-            assert choice.schedule is not None
-            engine.Run(work, choice.schedule, *operands, space.view(self.dtype), given.get("bias"))()
-        return arrays.like(result, values[0]) if out is None else out
+            return None, result
+        first, second = (given[name] for name in row.operands)
+        work = tuning.cpu_work(self.geometry, result.itemsize, self.fft_size, row)
+        weight = second if isinstance(values[1], SpectralWeight) else self._planes(row.maps[1], second)
+        operands = self._planes(row.maps[0], first), weight, self._planes(row.maps[2], result)
+        return engine.Run(work, choice.schedule, *operands, space.view(self.dtype), given.get("bias")), result
+
+    def _shape(self, name: str) -> tuple[int, ...]:
+        """The shape of an operand or result, in the caller's words."""
+        g = self.geometry
+        shapes = {"input": g.input_shape, "weight": g.weight_shape, "output": g.output_shape}
+        return shapes[name.removeprefix("grad_")]
 
     def _check_run(self, stream: Any) -> None:
         if self.device != "cpu":
@@ -282,7 +309,7 @@ class ConvPlan:
             return value.array
         array = arrays.host(value, name)
         dtype = arrays.dtype_name(array, name)
-        shape = {"input": g.input_shape, "weight": g.weight_shape, "grad_output": g.output_shape}[name]
+        shape = self._shape(name)
         for what, passed, wanted in (("dtype", dtype, self.dtype), ("shape", array.shape, shape)):
             if passed != wanted:
                 raise PlanMismatchError(

@@ -19,7 +19,6 @@ from machine import Gate, load_average
 from yardstick import Yardstick
 
 from numba_fftconv import ConvPlan
-from numba_fftconv.cpu import engine
 
 WARM_SECONDS = 0.1
 SLOW_CALL = 0.5
@@ -107,12 +106,9 @@ class Row:
 
 
 def stage_times(plan: ConvPlan, pass_name: str, arrays: peers.Arrays) -> dict[str, float]:
-    """Median seconds per stage as the engine reports them; empty for an engine that does not."""
-    profile = getattr(engine, "profile", None)
-    if profile is None:
-        return {}
+    """Median seconds per stage as the plan's own profile reports them."""
     first, second = {"forward": ("x", "w"), "input_grad": ("dy", "w"), "weight_grad": ("x", "dy")}[pass_name]
-    runs = [profile(plan, pass_name, arrays[first], arrays[second]) for _ in range(PROFILE_RUNS)]
+    runs = [plan.profile(pass_name, arrays[first], arrays[second]) for _ in range(PROFILE_RUNS)]
     return {stage: statistics.median(run[stage] for run in runs) for stage in runs[0]}
 
 

@@ -136,7 +136,7 @@ def test_every_form_of_a_problem_is_drawn() -> None:
     """The strategy reaches what it promises: the test of the tests."""
     seen: set[str] = set()
 
-    @settings(max_examples=300, derandomize=True)
+    @settings(max_examples=1000, derandomize=True)
     @given(problem=problems())
     def look(problem: Problem) -> None:
         T = problem.fft_size[0] if isinstance(problem.fft_size, tuple) else problem.fft_size or 0

@@ -129,26 +129,25 @@ class Run:
     def __call__(self) -> None:
         {"staged": self._staged, "by_outputs": self._by_outputs, "by_images": self._by_images}[self.schedule.order]()
 
-    def profile(self) -> dict[str, float]:
-        """Run once; seconds by stage, of all threads together divided by their number."""
-        spent: list[tuple[str, float]] = []
+    def profile(self) -> list[float]:
+        """Run once; seconds of the two transforms, multiply and inverse, of all threads divided by their number."""
+        spent: list[list[float]] = [[], [], [], []]
 
-        def timed(stage: str, kernel: Kernel) -> Kernel:
+        def timed(stage: int, kernel: Kernel) -> Kernel:
             def call(*arguments: Any) -> None:
                 start = time.perf_counter()
                 kernel(*arguments)
-                spent.append((stage, time.perf_counter() - start))
+                spent[stage].append(time.perf_counter() - start)
 
             return call
 
-        self.first = self.first._replace(kernel=timed("transform first", self.first.kernel))
+        self.first = self.first._replace(kernel=timed(0, self.first.kernel))
         if self.second is not None:
-            self.second = self.second._replace(kernel=timed("transform second", self.second.kernel))
-        self.result = self.result._replace(kernel=timed("inverse", self.result.kernel))
-        self.multiply = timed("multiply", self.multiply)
+            self.second = self.second._replace(kernel=timed(1, self.second.kernel))
+        self.multiply = timed(2, self.multiply)
+        self.result = self.result._replace(kernel=timed(3, self.result.kernel))
         self()
-        stages = "transform first", "transform second", "multiply", "inverse"
-        return {stage: sum(t for name, t in spent if name == stage) / self.schedule.workers for stage in stages}
+        return [sum(times) / self.schedule.workers for times in spent]
 
     # ---- orders of work ----------------------------------------------------------------------------------------------
 
