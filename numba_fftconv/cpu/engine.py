@@ -112,6 +112,7 @@ class Run:
     ) -> None:
         T, dtype, images = work.T, str(space.dtype), (work.images, work.image_blocks)
         staged = schedule.order == "staged"
+        self.held = first, second, result  # kernels get addresses: what lies there lives as long as the run
         self.work, self.schedule, self.space, self.at = work, schedule, space, regions(work, schedule)
         self.first = Side(fft2d.transform_kernel(dtype, T, False, first.extent(T)), first.planes(*images))
         self.second, self.weights = None, space
