@@ -256,7 +256,9 @@ def weight_product_kernel(dtype: str) -> Callable[..., None]:
         lines = job[LINES]
         x_lines, d_lines = np.empty(lines * LINE, np.int64), np.empty(lines * LINE, np.int64)
         for i in range(lines * LINE):
-            k, c = divmod((job[FIRST] + i) % job[PAIRS], job[CHANNELS])
+            begin = job[FIRST] + i // LINE * LINE
+            pair = begin + i % LINE % (job[PAIRS] - begin)  # past the last pair, those of its own line again
+            k, c = divmod(pair, job[CHANNELS])
             x_lines[i], d_lines[i] = (k // job[FILTERS] * job[CHANNELS] + c) * LINE, k * LINE
         shared = job[CHANNELS] % LANES == 0
         for ky in range(lo, hi):
