@@ -53,6 +53,11 @@ class PlaneMap:
     limit: int
     segments: int
 
+    def end(self, extent: int) -> int:
+        """The end of the tile positions that can hold a sample."""
+        last = (extent - 1) * self.spacing - self.start
+        return min(self.limit, last + 1) if self.segments == 1 else self.limit
+
     def places(self, segment: int, extent: int) -> tuple[np.ndarray, np.ndarray]:
         """The tile positions and array indices, both int64, of the samples of an axis that lie in this segment."""
         t = np.arange(self.first, self.limit, dtype=np.int64)

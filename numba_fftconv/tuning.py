@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from .cpu.butterfly import flops
+from .cpu.fft2d import quarters
 from .cpu.model import Cost, CpuModel, direct_rate
 from .cpu.schedule import Schedule, Work, schedules, workspace_bytes
 from .errors import WorkspaceError
@@ -123,9 +124,14 @@ class Choice(NamedTuple):
 
 def cpu_work(geometry: ConvGeometry, itemsize: int, T: int, row: Pass) -> Work:
     """What the CPU engine needs to know of a pass to cut it into tasks."""
-    g, halo = geometry, "input_grad" if row.name == "input_grad" else "forward"
-    segments = g.rows.segments(T, halo) * g.cols.segments(T, halo)
-    return Work(row.name, itemsize, T, max(1, g.N), g.C, g.K, g.groups, segments)
+    g, extents = geometry, []
+    sizes = {"input": (g.H, g.W), "weight": (g.R, g.S), "output": (g.P, g.Q)}
+    for name, maps in zip((*row.operands, row.result), row.maps, strict=True):
+        size = sizes[name.removeprefix("grad_")]
+        ends = (getattr(axis, maps)(T).end(n) for axis, n in zip((g.rows, g.cols), size, strict=True))
+        extents.append(quarters(max(ends), T))
+    segments = g.rows.segments(T, row.name) * g.cols.segments(T, row.name)
+    return Work(row.name, itemsize, T, max(1, g.N), g.C, g.K, g.groups, segments, (extents[0], extents[1], extents[2]))
 
 
 def choose(geometry: ConvGeometry, dtype: str, device: str, T: int, limit: int | None, threads: int) -> Choice:

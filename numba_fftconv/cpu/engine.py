@@ -30,10 +30,6 @@ class Operand(NamedTuple):
     def segments(self) -> int:
         return int(self.rows.segments * self.columns.segments)
 
-    def extent(self, T: int) -> int:
-        """Tile positions below which all samples lie, rounded up to a size that kernels exist for."""
-        return fft2d.quarters(max(reach(m, n, T) for m, n in zip(self[1:], self.array.shape[2:], strict=True)), T)
-
     def planes(self, unit: int, unit_blocks: int) -> np.ndarray:
         """What a kernel knows of them: lanes are (outer index, segment), `unit` lanes fill `unit_blocks` blocks."""
         outer, channel, row, column = self.array.strides
@@ -53,12 +49,6 @@ class Operand(NamedTuple):
         return np.array([self.array.ctypes.data, *strides, *self.array.shape[2:], *units, *maps], np.int64)
 
 
-def reach(m: Any, samples: int, T: int) -> int:
-    """The end of the tile positions of a plane map that can hold samples."""
-    last = (samples - 1) * m.spacing - m.start + 1
-    return int(min(m.limit, T, last if m.segments == 1 else T))
-
-
 class Side(NamedTuple):
     """An operand or the result as kernels know it: the kernel between planes and spectrum, and where the planes lie."""
 
@@ -74,7 +64,7 @@ def descriptor(spectrum: Spectrum, first_block: int = 0, first_channel: int = 0)
 
 def transform_weights(work: Work, weights: Operand, workers: int) -> np.ndarray:
     """The spectrum of all weights, as an array of its own."""
-    kernel = fft2d.transform_kernel(str(weights.array.dtype), work.T, True, weights.extent(work.T))
+    kernel = fft2d.transform_kernel(str(weights.array.dtype), work.T, True, work.extents[1])
     spectrum, scratch = work.all_weights(), fft2d.buffer_size(work.T, work.itemsize)
     space = threads.memory((spectrum.size + workers * scratch) * work.itemsize).view(weights.array.dtype)
     planes, where = weights.planes(work.unit, work.unit_blocks), descriptor(spectrum)
@@ -114,15 +104,15 @@ class Run:
         staged = schedule.order == "staged"
         self.held = first, second, result  # kernels get addresses: what lies there lives as long as the run
         self.work, self.schedule, self.space, self.at = work, schedule, space, regions(work, schedule)
-        self.first = Side(fft2d.transform_kernel(dtype, T, False, first.extent(T)), first.planes(*images))
+        self.first = Side(fft2d.transform_kernel(dtype, T, False, work.extents[0]), first.planes(*images))
         self.second, self.weights = None, space
         if isinstance(second, np.ndarray):
             self.weights = second
         else:
             lanes = images if staged else (work.unit, work.unit_blocks)
-            self.second = Side(fft2d.transform_kernel(dtype, T, not staged, second.extent(T)), second.planes(*lanes))
+            self.second = Side(fft2d.transform_kernel(dtype, T, not staged, work.extents[1]), second.planes(*lanes))
         planes = result.planes_of_pairs(work.pair_lines) if staged else result.planes(*images)
-        self.result = Side(fft2d.inverse_kernel(dtype, T, result.extent(T)), planes)
+        self.result = Side(fft2d.inverse_kernel(dtype, T, work.extents[2]), planes)
         self.multiply = (product.weight_product_kernel if staged else product.product_kernel)(dtype)
         self.bias = np.zeros(max(work.C, work.K), dtype) if bias is None else np.ascontiguousarray(bias)
         self.scale = space.dtype.type(1 / ((2 if staged else 1) * T**2))

@@ -30,8 +30,9 @@ class Cost(NamedTuple):
         """What takes most of the time."""
         return max((self.arithmetic, "arithmetic"), (self.memory, "memory"), (self.begin, "overhead"))[1]
 
-    def times(self, factor: float) -> "Cost":
-        return Cost(self.arithmetic * factor, self.memory * factor, self.begin)
+    def times(self, factor: float, begin: float = 0.0) -> "Cost":
+        """Divided among threads, and begun."""
+        return Cost(self.arithmetic * factor, self.memory * factor, self.begin * factor + begin)
 
 
 @dataclass(frozen=True)
@@ -46,22 +47,16 @@ class CpuRates:
     call: float  # a tile of the product
     task: float  # a rectangle of the output
     stage: float  # a stage of all threads
-    near: float  # bytes held in at most near_bytes
-    shared: float  # ... shared_bytes
-    memory: float
+    scattered: float  # bytes that transforms move of more than near_bytes, by columns of bins
+    far: float  # ... of more than shared_bytes
+    streamed: float  # bytes that products read of more than shared_bytes
     near_bytes: int = 2**20
     shared_bytes: int = 2**24
-
-    def move(self, nbytes: float, held: float) -> float:
-        """Seconds to move bytes of a set of `held` bytes."""
-        return nbytes / (
-            self.near if held <= self.near_bytes else self.shared if held <= self.shared_bytes else self.memory
-        )
 
 
 CPU = CpuRates(
     transform=3.3e9, product=6.5e9, single=2.5e9, pairs=3.5e9, gathered=1.8e9, call=1e-8, task=2e-5, stage=5e-5,
-    near=60e9, shared=20e9, memory=8e9,
+    scattered=10e9, far=5e9, streamed=20e9,
 )  # fmt: skip
 
 
@@ -77,13 +72,21 @@ class CpuModel:
         """Of the transforms of the first and second operand, of multiply, and of inverse."""
         return self._staged() if self.schedule.order == "staged" else self._rectangles()
 
-    def _transform(self, tasks: int, real: bool = False) -> float:
-        T = self.work.T
-        operations = T * (flops(T, real=True) + flops(T) / 2) if real else 2 * T * flops(T)
-        return tasks * operations / self.rates.transform
+    def _bytes(self, lines: float) -> float:
+        return lines * self.work.T**2 * self.work.line * self.work.itemsize
 
-    def _move(self, lines: float, held: int) -> float:
-        return self.rates.move(lines * self.work.T**2 * self.work.line * self.work.itemsize, held * self.work.itemsize)
+    def _transform(self, tasks: int, operand: int, held: int) -> Cost:
+        """Tasks of one operand or result, whose spectra take `held` reals at a time; weights are real."""
+        T, rates, extent, nbytes = self.work.T, self.rates, self.work.extents[operand], held * self.work.itemsize
+        real = operand == 1 and self.schedule.order != "staged"
+        rows, columns = (flops(T, real=True), T / 2 + 1) if real else (flops(T), T)
+        speed = rates.far if nbytes > rates.shared_bytes else rates.scattered
+        moved = self._bytes(tasks / 2 if real else tasks) / speed if nbytes > rates.near_bytes else 0.0
+        return Cost(tasks * (extent * rows + columns * flops(T)) / rates.transform, moved)
+
+    def _read(self, lines: float, held: int) -> float:
+        """Seconds that a product waits for spectra of `held` reals."""
+        return self._bytes(lines) / self.rates.streamed if held * self.work.itemsize > self.rates.shared_bytes else 0.0
 
     def _rectangles(self) -> list[Cost]:
         work, schedule, rates, at = self.work, self.schedule, self.rates, regions(self.work, self.schedule)
@@ -99,20 +102,15 @@ class CpuModel:
         fours, ones = divmod(piece.outputs, OUTPUTS)
         step = fours * OUTPUTS / rates.product + ones / rates.single
         multiply = (work.T**2 / 2 + 2) * sums * (8 * piece.depth * step + (fours + ones) * rates.call)
-        reads = self._move(sums * piece.depth, first_held) + self._move(turns * weights / 2, second_held)
-        results = sums * piece.outputs
+        reads = self._read(sums * piece.depth, first_held) + self._read(turns * weights / 2, second_held)
 
         tasks = turns * work.units if by_images else pieces
         even, uneven = 1 / schedule.workers, ceil_div(tasks, schedule.workers) / tasks
         return [
-            Cost(self._transform(images), self._move(images, first_held), rates.stage).times(
-                uneven if by_images else even
-            ),
-            Cost(self._transform(weights, True), self._move(weights / 2, second_held), rates.stage).times(
-                even if shared else uneven
-            ),
-            Cost(multiply, reads, turns * pieces * rates.task * uneven).times(uneven),
-            Cost(self._transform(results), 2 * self._move(results, result_held)).times(uneven),
+            self._transform(images, 0, first_held).times(uneven if by_images else even, begin=rates.stage),
+            self._transform(weights, 1, second_held).times(even if shared else uneven, begin=rates.stage * shared),
+            Cost(multiply, reads, turns * pieces * rates.task).times(uneven),
+            self._transform(sums * piece.outputs, 2, result_held).times(uneven),
         ]
 
     def _staged(self) -> list[Cost]:
@@ -124,13 +122,13 @@ class CpuModel:
         rate = rates.gathered if work.Cg % work.lanes else rates.pairs
         slabs, tiles = ceil_div(work.image_blocks, SLAB), (work.T**2 / 2 + 2) * 2 * work.pair_lines
         multiply = tiles * (8 * work.lanes * work.image_blocks / rate + slabs * (6 * work.lanes / rate + rates.call))
-        moved = self._move((x + dy) * turns, held) + self._move(work.pair_lines * (2 * chunks - 1), result_held)
-        even, begin = 1 / schedule.workers, chunks * turns * rates.stage
+        moved = self._read((x + dy) * turns + work.pair_lines * (2 * chunks - 1), held + result_held)
+        even, begin = 1 / schedule.workers, chunks * rates.stage
         return [
-            Cost(self._transform(x), self._move(x, held), chunks * rates.stage).times(even),
-            Cost(self._transform(dy), self._move(dy, held), chunks * rates.stage).times(even),
-            Cost(multiply, moved, begin).times(even),
-            Cost(self._transform(work.pair_lines), self._move(work.pair_lines, result_held), begin).times(even),
+            self._transform(x, 0, held).times(even, begin),
+            self._transform(dy, 1, held).times(even, begin),
+            Cost(multiply, moved).times(even, begin * turns),
+            self._transform(work.pair_lines, 2, result_held).times(even, begin * turns),
         ]
 
 

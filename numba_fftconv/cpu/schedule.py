@@ -83,6 +83,7 @@ class Work:
     K: int
     groups: int
     segments: int
+    extents: tuple[int, int, int]  # tile positions beyond which the operands are zero and the result is not wanted
 
     @property
     def lanes(self) -> int:
