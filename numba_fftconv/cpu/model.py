@@ -52,8 +52,9 @@ class CpuRates:
     shared_bytes: int = 3 * 2**23
 
 
-# Least squares over 3,169 timings of all schedules of 11 layers, root mean square error 26 %; two threads of an AMD EPYC
-# (Zen 4, 1 MB of second-level cache a core, 32 MB shared), numba 0.68.1, 2026-11-24.
+# Least squares over 3,169 timings of all schedules of 11 layers, root mean square error 26 %; two threads of an AMD
+# (Zen 4, 1 MB of second-level cache a core, 32 MB shared), numba 0.68.1,
+# 2026-11-24.
 CPU = CpuRates(
     transform=3.6e9, product=5.4e9, pairs=5.4e9, call=9e-9, task=32e-6, stage=48e-6,
     scattered=15e9, far=5.3e9, streamed=157e9,
