@@ -16,7 +16,7 @@ from . import arrays, tuning
 from .cpu import engine, threads
 from .errors import InvalidOptionError, InvalidTypeError, PlanMismatchError, UnsupportedError
 from .explain import explain
-from .geometry import FFT_SIZES, MAX_FFT, ConvGeometry
+from .geometry import FFT_SIZES, MAX_FFT, ConvGeometry, PlaneMap
 from .passes import FORWARD, INPUT_GRAD, PASSES, WEIGHT_GRAD, Pass
 
 PRECISIONS = {"float32": ("fp32", "tf32x3", "bf16x3", "tf32"), "float64": ("fp64",)}
@@ -272,15 +272,14 @@ class ConvPlan:
             given["bias"] = arrays.operand(bias, "bias", (self.geometry.K,), self.dtype)
         result = arrays.output(out, self._shape(row.result), self.dtype, given)
         choice = self.choice.passes[list(PASSES).index(row.name)]
-        assert choice.schedule is not None
+        assert choice.work is not None and choice.schedule is not None
         space = self._space(workspace, choice.workspace, given | {"out": result})
         if self.geometry.N == 0:
             return None, result
         first, second = (given[name] for name in row.operands)
-        work = tuning.cpu_work(self.geometry, result.itemsize, self.fft_size, row)
         weight = second if isinstance(values[1], SpectralWeight) else self._planes(row.maps[1], second)
         operands = self._planes(row.maps[0], first), weight, self._planes(row.maps[2], result)
-        return engine.Run(work, choice.schedule, *operands, space.view(self.dtype), given.get("bias")), result
+        return engine.Run(choice.work, choice.schedule, *operands, space.view(self.dtype), given.get("bias")), result
 
     def _shape(self, name: str) -> tuple[int, ...]:
         """The shape of an operand or result, in the caller's words."""
@@ -319,8 +318,7 @@ class ConvPlan:
 
     def _planes(self, maps: str, array: np.ndarray) -> engine.Operand:
         """An operand in four dimensions with its plane maps."""
-        rows, columns = (getattr(axis, maps)(self.fft_size) for axis in (self.geometry.rows, self.geometry.cols))
-        return engine.Operand(array if array.ndim == 4 else array[None], rows, columns)
+        return engine.Operand(array if array.ndim == 4 else array[None], *_maps(self.geometry, maps, self.fft_size))
 
     def _space(self, workspace: Any, nbytes: int, others: dict[str, np.ndarray]) -> np.ndarray:
         """The caller's workspace, or this thread's own memory, from a cache line on and in whole lines."""
@@ -330,6 +328,12 @@ class ConvPlan:
             arrays.refuse_overlap(arrays.host(workspace, "workspace"), "workspace", others)
             space = arrays.scratch(workspace, self.workspace_size)
         return space[: len(space) // arrays.ALIGNMENT * arrays.ALIGNMENT]
+
+
+@lru_cache(1024)
+def _maps(geometry: ConvGeometry, name: str, T: int) -> tuple[PlaneMap, PlaneMap]:
+    """The plane maps of an operand on both axes."""
+    return getattr(geometry.rows, name)(T), getattr(geometry.cols, name)(T)
 
 
 def _dtype(value: Any) -> str:
@@ -431,4 +435,5 @@ def clear_cache() -> None:
     >>> clear_cache()
     """
     _build.cache_clear()
+    _maps.cache_clear()
     threads.forget_memory()

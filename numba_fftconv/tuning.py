@@ -96,8 +96,9 @@ GPUS = {
 
 
 class PassChoice(NamedTuple):
-    """How one pass runs: its schedule on the CPU engine, bytes of workspace, and the model's cost of each stage."""
+    """How one pass runs: its work and schedule on the CPU engine, workspace, and the cost of each stage."""
 
+    work: Work | None
     schedule: Schedule | None
     workspace: int
     costs: tuple[Cost, ...]
@@ -173,7 +174,7 @@ def direct_seconds(geometry: ConvGeometry, dtype: str, device: str, threads: int
 def _on_cpu(work: Work, threads: int) -> list[PassChoice]:
     """Every schedule with its price."""
     return [
-        PassChoice(way, workspace_bytes(work, way), tuple(CpuModel(work, way).costs()))
+        PassChoice(work, way, workspace_bytes(work, way), tuple(CpuModel(work, way).costs()))
         for way in schedules(work, threads)
     ]
 
@@ -190,7 +191,9 @@ def _on_gpu(geometry: ConvGeometry, dtype: str, device: str, T: int, row: Pass) 
     while True:
         turns = -(-windows // chunk)
         ways.append(
-            PassChoice(None, fixed + chunk * each, tuple(cost._replace(begin=cost.begin * turns) for cost in costs))
+            PassChoice(
+                None, None, fixed + chunk * each, tuple(cost._replace(begin=cost.begin * turns) for cost in costs)
+            )
         )
         if chunk == 1:
             return ways

@@ -17,6 +17,7 @@ pieces, and so are the bits.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import NamedTuple
 
 from .fft2d import buffer_size
@@ -206,6 +207,7 @@ class Regions(NamedTuple):
     end: int
 
 
+@lru_cache(1024)
 def regions(work: Work, schedule: Schedule) -> Regions:
     """The workspace of a pass: what is shared, then what each worker has for itself."""
     shared, private = [0, 0, 0], [0, 0, 0]
