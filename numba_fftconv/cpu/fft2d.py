@@ -92,14 +92,21 @@ def is_direct(planes, itemsize):  # type: ignore[no-untyped-def]
 
 
 @intrinsic(prefer_literal=True)
-def fft_column(typing_context, T, sign, inputs, outputs, source, at, step, target, to, pitch):  # type: ignore[no-untyped-def]
-    """target[to + k pitch] = y[k], k < outputs: y transforms the lines source[at + j step], zero from j = inputs on."""
-    signature = types.void(T, sign, inputs, outputs, source, types.intp, types.intp, target, types.intp, types.intp)
+def fft_column(typing_context, T, sign, inputs, outputs, source, at, step, target, to, pitch, ahead):  # type: ignore[no-untyped-def]
+    """target[to + k pitch] = y[k], k < outputs: y transforms the lines source[at + j step], zero from j = inputs on.
+
+    The side that lies in the spectrum, far apart and not in the nearest cache, is asked for `ahead` reals ahead.
+    """
+    index = types.intp
+    signature = types.void(T, sign, inputs, outputs, source, index, index, target, index, index, index)
 
     def codegen(context: Any, builder: Any, signature: Signature, args: Any) -> Any:
         t, s, n_in, n_out = (v.literal_value for v in (T, sign, inputs, outputs))
         emit = Emitter(context, builder, source.dtype)
         src, dst = emit.data(source, args[4]), emit.data(target, args[7])
+        far, first, pitch = (dst, args[8], args[9]) if s < 0 else (src, args[5], args[6])
+        for j in range(t):
+            emit.prefetch(far, emit.offset(builder.add(first, args[10]), j, pitch), write=s < 0)
         x = [emit.load_line(src, emit.offset(args[5], j, args[6])) if j < n_in else (0, 0) for j in range(t)]
         for k, y in enumerate(fft(x, s)[:n_out]):
             emit.store_line(y, dst, emit.offset(args[8], k, args[9]))
@@ -250,6 +257,7 @@ def scatter_row(planes, table, row, space, buffer, pitch, width):  # type: ignor
 
 # ---- kernels ---------------------------------------------------------------------------------------------------------
 
+AHEAD = 2  # columns: the time that a line takes from memory
 INDICES = types.Array(types.int64, 1, "C")
 
 
@@ -315,6 +323,7 @@ def transform_kernel(dtype: str, T: int, real: bool, extent: int) -> Callable[..
                     space,
                     bin + kx * spectrum[BIN_PITCH],
                     spectrum[ROW_PITCH],
+                    AHEAD * spectrum[BIN_PITCH],
                 )
 
     signature = types.void(types.intp, types.intp, types.Array(real_type, 1, "C"), types.intp, INDICES, INDICES)
@@ -355,6 +364,7 @@ def inverse_kernel(dtype: str, T: int, extent: int) -> Callable[..., None]:
                     space,
                     scratch + kx * LINE,
                     PITCH,
+                    AHEAD * spectrum[BIN_PITCH],
                 )
             for row in range(extent):
                 fft_store_row(

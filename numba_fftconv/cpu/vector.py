@@ -102,6 +102,13 @@ class Emitter:
         self.store(pair[0], data, index)
         self.store(pair[1], data, self.offset(index, self.count))
 
+    def prefetch(self, data: Any, index: Any, write: bool) -> None:
+        """Asks for the cache line of an element before it is read or written."""
+        signature = ir.FunctionType(ir.VoidType(), [ir.IntType(8).as_pointer(), INT32, INT32, INT32])
+        function = cgutils.get_or_insert_function(self.builder.module, signature, "llvm.prefetch.p0")
+        address = self.builder.bitcast(self.builder.gep(data, [index]), ir.IntType(8).as_pointer())
+        self.builder.call(function, [address, INT32(int(write)), INT32(3), INT32(1)])
+
     def splat(self, scalar: Any) -> Real:
         return Real(self.builder, self._splat(scalar, self.kind))
 
@@ -159,13 +166,28 @@ class Emitter:
         return rows
 
     def sum_lanes(self, reals: list[Real]) -> Real:
-        """L vectors to one: lane j is the sum over the lanes of vector j, added as a balanced tree of neighbours."""
-        kind, b = ir.VectorType(INT32, self.count), self.builder
-        even, odd = (ir.Constant(kind, [2 * i + side for i in range(self.count)]) for side in (0, 1))
+        """L vectors to one: lane j is the sum over the lanes of vector j, added as a balanced tree.
+
+        Neighbours are added within each 128-bit half until a half holds one sum of each vector, then the halves: every
+        shuffle is one instruction.
+        """
+        half = self.count // 2
+        within = [
+            [
+                i % half * 2 % half + i // half * half + (0 if i % half < half // 2 else self.count)
+                for i in range(self.count)
+            ]
+        ]
+        within.append([i + 1 for i in within[0]])
+        across = [[i if i < half else i - half + self.count for i in range(self.count)]]
+        across.append([i + half for i in across[0]])
         while len(reals) > 1:
-            pairs = zip(reals[0::2], reals[1::2], strict=True)
+            first, second = (
+                ir.Constant(ir.VectorType(INT32, self.count), mask) for mask in (within if len(reals) > 2 else across)
+            )
             reals = [
-                Real(b, b.shuffle_vector(u.value, v.value, even)) + Real(b, b.shuffle_vector(u.value, v.value, odd))
-                for u, v in pairs
+                Real(self.builder, self.builder.shuffle_vector(u.value, v.value, first))
+                + Real(self.builder, self.builder.shuffle_vector(u.value, v.value, second))
+                for u, v in zip(reals[0::2], reals[1::2], strict=True)
             ]
         return reals[0]
