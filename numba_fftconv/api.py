@@ -77,7 +77,8 @@ def conv2d(
     Source: torch.nn.functional.conv2d; Mathieu, Henaff, LeCun, arXiv 1312.5851.
     """
     given = {"input": input, "weight": weight} | ({} if bias is None else {"bias": bias})
-    plan, read = _prepare(given, {}, Options(stride, padding, dilation, groups), plan, precision)
+    options = Options(stride, padding, dilation, groups)
+    plan, read = _prepare(given, {}, options, plan, precision, "forward")
     result = plan.forward(read["input"], read["weight"], read.get("bias"), out=out, stream=stream, workspace=workspace)
     return like(result, input) if out is None else out
 
@@ -127,7 +128,8 @@ def conv2d_input_grad(
     Source: torch.nn.grad.conv2d_input; Mathieu, Henaff, LeCun, arXiv 1312.5851.
     """
     given = {"weight": weight, "grad_output": grad_output}
-    plan, read = _prepare(given, {"input": input_size}, Options(stride, padding, dilation, groups), plan, precision)
+    options = Options(stride, padding, dilation, groups)
+    plan, read = _prepare(given, {"input": input_size}, options, plan, precision, "input_grad")
     result = plan.input_grad(read["grad_output"], read["weight"], out=out, stream=stream, workspace=workspace)
     return like(result, grad_output if isinstance(weight, SpectralWeight) else weight) if out is None else out
 
@@ -175,7 +177,8 @@ def conv2d_weight_grad(
     Source: torch.nn.grad.conv2d_weight; Mathieu, Henaff, LeCun, arXiv 1312.5851.
     """
     given = {"input": input, "grad_output": grad_output}
-    plan, read = _prepare(given, {"weight": weight_size}, Options(stride, padding, dilation, groups), plan, precision)
+    options = Options(stride, padding, dilation, groups)
+    plan, read = _prepare(given, {"weight": weight_size}, options, plan, precision, "weight_grad")
     result = plan.weight_grad(read["input"], read["grad_output"], out=out, stream=stream, workspace=workspace)
     return like(result, input) if out is None else out
 
@@ -224,7 +227,8 @@ def conv2d_backward(
     Source: torch.ops.aten.convolution_backward; Mathieu, Henaff, LeCun, arXiv 1312.5851.
     """
     given = {"grad_output": grad_output, "input": input, "weight": weight}
-    plan, read = _prepare(given, {}, Options(stride, padding, dilation, groups), plan, precision)
+    options = Options(stride, padding, dilation, groups)
+    plan, read = _prepare(given, {}, options, plan, precision, "input_grad", "weight_grad")
     dx, dw, db = (
         None if gradient is None else like(gradient, grad_output)
         for gradient in plan.backward(
@@ -282,9 +286,15 @@ def plan_conv2d(
 
 
 def _prepare(
-    given: Mapping[str, Any], sizes: Mapping[str, Any], options: Options, plan: ConvPlan | None, precision: str | None
+    given: Mapping[str, Any],
+    sizes: Mapping[str, Any],
+    options: Options,
+    plan: ConvPlan | None,
+    precision: str | None,
+    *passes: str,
 ) -> tuple[ConvPlan, dict[str, Any]]:
-    """The plan of a call, and its arrays checked against each other; `sizes` holds the shape that no array says."""
+    """The plan of a call of some passes, and its arrays checked against each other; `sizes` holds the shape that no
+    array says."""
     read: dict[str, Any] = {
         name: value if _is_spectral(name, value) else host(value, name) for name, value in given.items()
     }
@@ -295,7 +305,7 @@ def _prepare(
     geometry = ConvGeometry.from_arguments(shapes["input"], shapes["weight"], *options)
     if plan is None:
         fft_size = getattr(read.get("weight"), "fft_size", None)
-        plan = ConvPlan.build(geometry, dtype, precision, fft_size, device="cpu")
+        plan = ConvPlan.build(geometry, dtype, precision, fft_size, device="cpu", passes=passes)
     else:
         _check_plan(plan, geometry, dtype, precision)
     for name, shape in (("bias", (geometry.K,)), ("grad_output", geometry.output_shape)):

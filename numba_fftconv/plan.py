@@ -84,8 +84,11 @@ class ConvPlan:
         fft_size: Any = None,
         workspace_limit: Any = None,
         device: str | None = None,
+        passes: tuple[str, ...] = tuple(PASSES),
     ) -> "ConvPlan":
         """Make the plan of a geometry, or find it made; the arguments are those of `plan_conv2d`.
+
+        `passes` names those that the transform length is chosen for; the plan runs the others too.
 
         Examples
         --------
@@ -96,7 +99,7 @@ class ConvPlan:
         name = _dtype(dtype)
         size = None if fft_size is None else _fft_size(fft_size, geometry)
         limit = None if workspace_limit is None else _limit(workspace_limit)
-        return _build(geometry, name, _precision(precision, name), size, limit, _device(device))
+        return _build(geometry, name, _precision(precision, name), size, limit, _device(device), passes)
 
     @property
     def segments(self) -> dict[str, tuple[int, int]]:
@@ -413,10 +416,11 @@ def _build(
     fft_size: int | None,
     limit: int | None,
     device: str,
+    passes: tuple[str, ...],
 ) -> ConvPlan:
     count = threads.thread_count()
     if fft_size is None:
-        choice = tuning.candidates(geometry, dtype, device, limit, count)[0]
+        choice = tuning.candidates(geometry, dtype, device, limit, count, passes)[0]
     else:
         choice = tuning.choose(geometry, dtype, device, fft_size, limit, count)
         if limit is not None and choice.workspace > limit:

@@ -150,14 +150,22 @@ def choose(geometry: ConvGeometry, dtype: str, device: str, T: int, limit: int |
     return Choice(T, tuple(fastest(row) for row in PASSES.values()))
 
 
-def candidates(geometry: ConvGeometry, dtype: str, device: str, limit: int | None, threads: int) -> list[Choice]:
-    """Every transform length that holds the kernel and fits the limit, fastest first."""
+def candidates(
+    geometry: ConvGeometry,
+    dtype: str,
+    device: str,
+    limit: int | None,
+    threads: int,
+    passes: tuple[str, ...] = tuple(PASSES),
+) -> list[Choice]:
+    """Every transform length that holds the kernel and fits the limit, fastest in some passes first."""
     lengths = [T for T in FFT_SIZES if geometry.smallest_fft() <= T]
     made = [choose(geometry, dtype, device, T, limit, threads) for T in lengths]
     fitting = [choice for choice in made if limit is None or choice.workspace <= limit]
     if not fitting:
         raise too_small(limit, min(choice.workspace for choice in made))
-    return sorted(fitting, key=lambda choice: choice.seconds)
+    wanted = [list(PASSES).index(name) for name in passes]
+    return sorted(fitting, key=lambda choice: sum(choice.passes[i].seconds for i in wanted))
 
 
 def too_small(limit: int | None, needed: int) -> WorkspaceError:
