@@ -17,6 +17,7 @@ from .schedule import Piece, Schedule, Spectrum, Work, ceil_div, regions
 
 Kernel = Callable[..., None]
 CLAIMS = 4  # claims by each worker of a stage of equal tasks
+LEAST = 8192  # lines of a claim that is worth handing to another thread
 
 
 class Operand(NamedTuple):
@@ -68,20 +69,19 @@ def transform_weights(work: Work, weights: Operand, workers: int) -> np.ndarray:
     spectrum, scratch = work.all_weights(), fft2d.buffer_size(work.T, work.itemsize)
     space = threads.memory((spectrum.size + workers * scratch) * work.itemsize).view(weights.array.dtype)
     planes, where = weights.planes(work.unit, work.unit_blocks), descriptor(spectrum)
-    share_equal(
-        spectrum.blocks * spectrum.channels,
-        workers,
-        lambda lo, hi, worker: kernel(lo, hi, space, spectrum.size + worker * scratch, planes, where),
-    )
+    parts = claims(spectrum.blocks * spectrum.channels, work.T**2, workers)
+
+    def task(i: int, worker: int) -> None:
+        kernel(*parts[i], space, spectrum.size + worker * scratch, planes, where)
+
+    threads.share(len(parts), workers, task)
     return space[: spectrum.size].copy()
 
 
-def share_equal(tasks: int, workers: int, kernel: Callable[[int, int, int], None]) -> None:
-    """kernel(lo, hi, worker) over tasks that take the same time, many in a claim."""
-    grain = ceil_div(tasks, CLAIMS * workers)
-    threads.share(
-        ceil_div(tasks, grain), workers, lambda i, worker: kernel(i * grain, min(tasks, (i + 1) * grain), worker)
-    )
+def claims(tasks: int, lines: int, workers: int) -> list[tuple[int, int]]:
+    """Ranges (lo, hi) of equal tasks of so many lines, each enough for one claim."""
+    grain = max(ceil_div(tasks, CLAIMS * workers), LEAST // lines)
+    return [(lo, min(tasks, lo + grain)) for lo in range(0, tasks, grain)]
 
 
 class Run:
@@ -148,7 +148,7 @@ class Run:
         shared = self._shared_weights()
         for first in range(0, work.image_blocks, self.schedule.chunk):
             images = work.packed(self.at.first, min(self.schedule.chunk, work.image_blocks - first), work.inputs)
-            self._share_transform(self.first, images, first)
+            self._share_transforms((self.first, images, first))
 
             def task(i: int, worker: int, first: int = first, images: Spectrum = images) -> None:
                 piece = pieces[i]
@@ -182,14 +182,13 @@ class Run:
         for first in range(0, work.image_blocks, schedule.chunk):
             blocks = min(schedule.chunk, work.image_blocks - first)
             x, dy = work.packed(at.first, blocks, work.C), work.packed(at.second, blocks, work.K)
-            self._share_transform(self.first, x, first)
-            self._share_transform(self.second, dy, first)
+            self._share_transforms((self.first, x, first), (self.second, dy, first))
             for line in range(0, work.pair_lines, schedule.pair_lines):
                 sums = work.packed(at.result, min(schedule.pair_lines, work.pair_lines - line), 1)
                 job = self._pair_job(x, dy, sums, line, fresh=first == 0)
-                self._share(work.T, partial(self._multiply_rows, job))
+                self._share(work.T, work.T * sums.blocks, partial(self._multiply_rows, job))
                 if first + blocks == work.image_blocks:
-                    self._share(sums.blocks, partial(self._inverse, descriptor(sums, line)))
+                    self._share(sums.blocks, work.T**2, partial(self._inverse, descriptor(sums, line)))
 
     # ---- stages ------------------------------------------------------------------------------------------------------
 
@@ -200,7 +199,7 @@ class Run:
         if not self.schedule.share_weights:
             return None
         spectrum = self.work.all_weights(self.at.second)
-        self._share_transform(self.second, spectrum)
+        self._share_transforms((self.second, spectrum, 0))
         return spectrum
 
     def _piece_of_weights(self, piece: Piece, worker: int) -> Spectrum:
@@ -211,12 +210,19 @@ class Run:
         self._transform(self.second, spectrum, piece.first_block, piece.first_channel, worker)
         return spectrum
 
-    def _share_transform(self, side: Side, spectrum: Spectrum, first_block: int = 0) -> None:
-        where = descriptor(spectrum, first_block)
-        self._share(
-            spectrum.blocks * spectrum.channels,
-            lambda lo, hi, worker: side.kernel(lo, hi, self.space, self._private(worker), side.planes, where),
-        )
+    def _share_transforms(self, *jobs: tuple[Side, Spectrum, int]) -> None:
+        """All planes of some operands, from a block on, to their spectra."""
+        tasks = [
+            (side, descriptor(spectrum, block), part)
+            for side, spectrum, block in jobs
+            for part in claims(spectrum.blocks * spectrum.channels, self.work.T**2, self.schedule.workers)
+        ]
+
+        def task(i: int, worker: int) -> None:
+            side, where, part = tasks[i]
+            side.kernel(*part, self.space, self._private(worker), side.planes, where)
+
+        threads.share(len(tasks), self.schedule.workers, task)
 
     def _transform(self, side: Side, spectrum: Spectrum, first_block: int, first_channel: int, worker: int) -> None:
         where = descriptor(spectrum, first_block, first_channel)
@@ -239,8 +245,10 @@ class Run:
         scratch = self._private(worker)
         self.result.kernel(lo, hi, self.space, scratch, self.result.planes, where, self.bias, self.scale)
 
-    def _share(self, tasks: int, kernel: Callable[[int, int, int], None]) -> None:
-        share_equal(tasks, self.schedule.workers, kernel)
+    def _share(self, tasks: int, lines: int, do: Callable[[int, int, int], None]) -> None:
+        """do(lo, hi, worker) over tasks of so many lines each."""
+        parts = claims(tasks, lines, self.schedule.workers)
+        threads.share(len(parts), self.schedule.workers, lambda i, worker: do(*parts[i], worker))
 
     # ---- what the kernels are told -----------------------------------------------------------------------------------
 

@@ -40,6 +40,7 @@ class CpuRates:
     """One thread: operations on vectors of L lanes per second, seconds of overheads, bytes per second of memories."""
 
     transform: float  # additions, multiplications
+    line: float  # lines that one transform reads and writes
     product: float  # fused multiply-adds of forward and input_grad
     pairs: float  # ... of weight_grad
     call: float  # a tile of a product
@@ -56,7 +57,7 @@ class CpuRates:
 # (Zen 4, 1 MB of second-level cache a core, 32 MB shared), numba 0.68.1,
 # 2026-11-24.
 CPU = CpuRates(
-    transform=3.6e9, product=5.4e9, pairs=5.4e9, call=9e-9, task=32e-6, stage=48e-6,
+    transform=10e9, line=400e6, product=5.4e9, pairs=5.4e9, call=9e-9, task=32e-6, stage=48e-6,
     scattered=15e9, far=5.3e9, streamed=157e9,
 )  # fmt: skip
 
@@ -83,7 +84,8 @@ class CpuModel:
         rows, columns = (flops(T, real=True), T / 2 + 1) if real else (flops(T), T)
         speed = rates.far if nbytes > rates.shared_bytes else rates.scattered
         moved = self._bytes(tasks / 2 if real else tasks) / speed if nbytes > rates.near_bytes else 0.0
-        return Cost(tasks * (extent * rows + columns * flops(T)) / rates.transform, moved)
+        operations = extent * rows + columns * flops(T)
+        return Cost(tasks * (operations / rates.transform + (extent + columns) * T / rates.line), moved)
 
     def _read(self, lines: float, held: int) -> float:
         """Seconds that a product waits for spectra of `held` reals."""
