@@ -1,7 +1,9 @@
 """One layer, one pass: check the result, warm up, time in turns with the peers.
 
-A round is ours, peer, ours, peer ... within one process, so that whatever disturbs the machine disturbs both; a ratio
-is one of medians over the same rounds.
+A round gives every contestant one turn, within one process, so that whatever disturbs the machine disturbs all; a ratio
+is one of medians over the same rounds. A turn begins with calls that are not timed: threads that slept while another
+library ran need tens of milliseconds until the system gives each a core of its own again, and a network does not
+change its library from layer to layer.
 """
 
 import gc
@@ -20,8 +22,8 @@ from yardstick import Yardstick
 
 from numba_fftconv import ConvPlan
 
-WARM_SECONDS = 0.1
-SLOW_CALL = 0.5
+SETTLE_SECONDS = 0.06
+TURN = 5
 PROFILE_RUNS = 5
 SAMPLE_IMAGES = 2
 SAMPLE_GROUPS = 4
@@ -161,36 +163,30 @@ def clock(call: Callable[[], object]) -> float:
     return seconds
 
 
-def warm_up(call: Callable[[], object]) -> None:
-    """Calls until WARM_SECONDS have passed, at least twice unless one call is slow."""
-    first = clock(call)
-    end = time.perf_counter() + WARM_SECONDS
-    if first < SLOW_CALL:
+def turn(call: Callable[[], object], gate: Gate) -> list[float]:
+    """Seconds of TURN calls after SETTLE_SECONDS of others, of one call after one other where that is slow."""
+    gate.wait()
+    end = time.perf_counter() + SETTLE_SECONDS
+    slow = clock(call) > SETTLE_SECONDS
+    while time.perf_counter() < end:
         clock(call)
-        while time.perf_counter() < end:
-            clock(call)
+    return [clock(call) for _ in range(1 if slow else TURN)]
 
 
 def probe(calls: peers.Settings, result: np.ndarray, gate: Gate) -> dict[str, float]:
-    """The best of three calls of each setting, one where that is slow; its result must be ours."""
+    """The best call in one turn of each setting; its result must be ours."""
     best = {}
     for name, call in calls.items():
-        start = time.perf_counter()
-        other = call()
-        best[name] = time.perf_counter() - start
-        if not agree(result, other):
+        if not agree(result, call()):
             raise WrongResultError(f"{name} and numba_fftconv differ by more than {LOOSE:g} of the largest element")
-        del other
-        for _ in range(0 if best[name] > SLOW_CALL else 3):
-            gate.wait()
-            best[name] = min(best[name], clock(call))
+        best[name] = min(turn(call, gate))
     return best
 
 
 def measure(layer: Layer, pass_name: str, effort: Effort, threads: int, yardstick: Yardstick) -> Row:
     """One row of the table."""
     arrays = peers.operands(layer)
-    plan, gate = ours.plan(layer), Gate(effort.patience)
+    plan, gate = ours.plan(layer, pass_name), Gate(effort.patience)
 
     def call() -> np.ndarray:
         return ours.call(layer, pass_name, **arrays)
@@ -213,23 +209,23 @@ def measure(layer: Layer, pass_name: str, effort: Effort, threads: int, yardstic
         row.probes[peer] = probe(calls, result, gate)
         row.settings[peer] = min(row.probes[peer], key=row.probes[peer].__getitem__)
         contestants[peer] = calls[row.settings[peer]]
-        row.peers[peer] = []
         if (ratio := layer.target(pass_name, peer)) is not None:
             row.targets[peer] = ratio
     del result
 
-    warm_up(call)
-    round_seconds = sum(min(times.values()) for times in row.probes.values()) + len(contestants) * clock(call)
+    contestants = {"ours": call, **contestants}
+    samples: dict[str, list[float]] = {name: [] for name in contestants}
+    best = [clock(call), *(min(times.values()) for times in row.probes.values())]
+    round_seconds = sum(SETTLE_SECONDS + max(SETTLE_SECONDS, TURN * seconds) for seconds in best)
     gc.collect()
     gc.disable()
     for _ in range(max(1, min(effort.rounds, int(effort.seconds / round_seconds)))):
-        for peer, peer_call in contestants.items():
-            gate.wait()
-            row.ours.append(clock(call))
-            gate.wait()
-            row.peers[peer].append(clock(peer_call))
+        for name, contestant in contestants.items():
+            samples[name] += turn(contestant, gate)
     gc.enable()
 
+    row.ours = samples.pop("ours")
+    row.peers = samples
     row.stages = stage_times(plan, pass_name, arrays)
     row.quiet_share, row.load_average = round(gate.quiet_share, 3), load_average()
     return row

@@ -15,7 +15,8 @@ def call(layer: Layer, pass_name: str, x: np.ndarray, w: np.ndarray, dy: np.ndar
     return numba_fftconv.conv2d_weight_grad(x, w.shape, dy, **layer.options)
 
 
-def plan(layer: Layer) -> numba_fftconv.ConvPlan:
-    """The plan that `call` runs the layer with."""
-    shapes = layer.input_shape, layer.weight_shape
-    return numba_fftconv.plan_conv2d(*shapes, dtype=layer.dtype, device="cpu", **layer.options)
+def plan(layer: Layer, pass_name: str) -> numba_fftconv.ConvPlan:
+    """The plan that `call` runs the pass with."""
+    options = layer.options
+    geometry = numba_fftconv.ConvGeometry.from_arguments(layer.input_shape, layer.weight_shape, **options)
+    return numba_fftconv.ConvPlan.build(geometry, layer.dtype, device="cpu", passes=(pass_name,))
