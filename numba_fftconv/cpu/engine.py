@@ -7,13 +7,14 @@ products lie.
 
 import time
 from collections.abc import Callable
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from . import fft2d, product, threads
 from .schedule import Piece, Schedule, Spectrum, Work, ceil_div, regions
+from .threads import Stage
 
 Kernel = Callable[..., None]
 CLAIMS = 4  # claims by each worker of a stage of equal tasks
@@ -57,10 +58,24 @@ class Side(NamedTuple):
     planes: np.ndarray
 
 
+@lru_cache(4096)
 def descriptor(spectrum: Spectrum, first_block: int = 0, first_channel: int = 0) -> np.ndarray:
     """What a transform knows of a spectrum: it begins with this block and this channel of the planes."""
     where = spectrum.at, spectrum.channels, spectrum.bin_pitch, spectrum.row_pitch
     return np.array([*where, first_block, first_channel], np.int64)
+
+
+@lru_cache(4096)
+def product_job(work: Work, piece: Piece, images: Spectrum, weights: Spectrum, result: Spectrum) -> np.ndarray:
+    """What a product of forward or input_grad knows: spectra that begin with the first line of the piece."""
+    forward = work.pass_name == "forward"
+    output, step, leap = (1, work.line, work.lanes * work.line) if forward else (work.line, 1, weights.block_pitch)
+    return np.array([
+        images.at, images.row_pitch, images.bin_pitch, images.block_pitch, piece.depth * work.line,
+        result.at, result.row_pitch, result.bin_pitch, result.block_pitch, piece.outputs * work.line,
+        weights.at, weights.row_pitch, weights.bin_pitch, leap, work.Kg,
+        result.blocks, output, step, not forward, piece.groups, piece.depth, piece.outputs,
+    ], np.int64)  # fmt: skip
 
 
 def transform_weights(work: Work, weights: Operand, workers: int) -> np.ndarray:
@@ -69,19 +84,26 @@ def transform_weights(work: Work, weights: Operand, workers: int) -> np.ndarray:
     spectrum, scratch = work.all_weights(), fft2d.buffer_size(work.T, work.itemsize)
     space = threads.memory((spectrum.size + workers * scratch) * work.itemsize).view(weights.array.dtype)
     planes, where = weights.planes(work.unit, work.unit_blocks), descriptor(spectrum)
-    parts = claims(spectrum.blocks * spectrum.channels, work.T**2, workers)
-
-    def task(i: int, worker: int) -> None:
-        kernel(*parts[i], space, spectrum.size + worker * scratch, planes, where)
-
-    threads.share(len(parts), workers, task)
+    stage = equal_tasks(
+        spectrum.blocks * spectrum.channels,
+        work.T**2,
+        workers,
+        lambda lo, hi, worker: kernel(lo, hi, space, spectrum.size + worker * scratch, planes, where),
+    )
+    threads.share([stage], workers)
     return space[: spectrum.size].copy()
 
 
 def claims(tasks: int, lines: int, workers: int) -> list[tuple[int, int]]:
-    """Ranges (lo, hi) of equal tasks of so many lines, each enough for one claim."""
+    """Ranges (lo, hi) of tasks that cost as much as the transform of so many lines each, enough for one claim."""
     grain = max(ceil_div(tasks, CLAIMS * workers), LEAST // lines)
     return [(lo, min(tasks, lo + grain)) for lo in range(0, tasks, grain)]
+
+
+def equal_tasks(tasks: int, lines: int, workers: int, do: Callable[[int, int, int], None]) -> Stage:
+    """The stage of do(lo, hi, worker) over all tasks, many in a claim."""
+    parts = claims(tasks, lines, workers)
+    return Stage(len(parts), lambda i, worker: do(*parts[i], worker))
 
 
 class Run:
@@ -118,7 +140,8 @@ class Run:
         self.scale = space.dtype.type(1 / ((2 if staged else 1) * T**2))
 
     def __call__(self) -> None:
-        {"staged": self._staged, "by_outputs": self._by_outputs, "by_images": self._by_images}[self.schedule.order]()
+        orders = {"staged": self._staged, "by_outputs": self._by_outputs, "by_images": self._by_images}
+        threads.share(orders[self.schedule.order](), self.schedule.workers)
 
     def profile(self) -> list[float]:
         """Run once; seconds of the two transforms, multiply and inverse, of all threads divided by their number."""
@@ -142,27 +165,27 @@ class Run:
 
     # ---- orders of work ----------------------------------------------------------------------------------------------
 
-    def _by_outputs(self) -> None:
+    def _by_outputs(self) -> list[Stage]:
         work, size = self.work, self.schedule.piece
-        pieces = [piece for unit in range(work.units) for piece in work.pieces(unit)]
-        shared = self._shared_weights()
+        pieces = work.all_pieces()
+        stages, shared = self._shared_weights()
         for first in range(0, work.image_blocks, self.schedule.chunk):
             images = work.packed(self.at.first, min(self.schedule.chunk, work.image_blocks - first), work.inputs)
-            self._share_transforms((self.first, images, first))
 
             def task(i: int, worker: int, first: int = first, images: Spectrum = images) -> None:
                 piece = pieces[i]
-                weights = shared or self._piece_of_weights(piece, worker)
+                weights = self._piece_of_weights(piece, worker) if shared is None else shared.of(piece)
                 for start in range(0, images.blocks, size):
                     at = images.at + start * images.block_pitch + piece.first_input * work.line
                     blocks = range(first + start, first + min(start + size, images.blocks))
                     self._rectangle(piece, images._replace(at=at), weights, blocks, worker)
 
-            threads.share(len(pieces), self.schedule.workers, task)
+            stages += [self._transforms((self.first, images, first)), Stage(len(pieces), task)]
+        return stages
 
-    def _by_images(self) -> None:
+    def _by_images(self) -> list[Stage]:
         work, size = self.work, self.schedule.piece
-        weights = self._shared_weights()
+        stages, weights = self._shared_weights()
         assert weights is not None
 
         def task(i: int, worker: int) -> None:
@@ -172,35 +195,37 @@ class Run:
             images = work.packed(self._private(worker, self.at.private_first), len(blocks), channels)
             self._transform(self.first, images, blocks.start, pieces[0].first_input, worker)
             for piece in pieces:
-                self._rectangle(piece, images, weights, blocks, worker)
+                self._rectangle(piece, images, weights.of(piece), blocks, worker)
 
-        threads.share(ceil_div(work.image_blocks, size) * work.units, self.schedule.workers, task)
+        return [*stages, Stage(ceil_div(work.image_blocks, size) * work.units, task)]
 
-    def _staged(self) -> None:
-        work, schedule, at = self.work, self.schedule, self.at
+    def _staged(self) -> list[Stage]:
+        work, schedule, stages = self.work, self.schedule, []
         assert self.second is not None
         for first in range(0, work.image_blocks, schedule.chunk):
             blocks = min(schedule.chunk, work.image_blocks - first)
-            x, dy = work.packed(at.first, blocks, work.C), work.packed(at.second, blocks, work.K)
-            self._share_transforms((self.first, x, first), (self.second, dy, first))
+            x, dy = work.packed(self.at.first, blocks, work.C), work.packed(self.at.second, blocks, work.K)
+            stages.append(self._transforms((self.first, x, first), (self.second, dy, first)))
             for line in range(0, work.pair_lines, schedule.pair_lines):
-                sums = work.packed(at.result, min(schedule.pair_lines, work.pair_lines - line), 1)
+                sums = work.packed(self.at.result, min(schedule.pair_lines, work.pair_lines - line), 1)
                 job = self._pair_job(x, dy, sums, line, fresh=first == 0)
-                self._share(work.T, work.T * sums.blocks, partial(self._multiply_rows, job))
+                lines = 4 * work.T * sums.blocks * blocks
+                stages.append(equal_tasks(work.T, lines, schedule.workers, partial(self._multiply_rows, job)))
                 if first + blocks == work.image_blocks:
-                    self._share(sums.blocks, work.T**2, partial(self._inverse, descriptor(sums, line)))
+                    inverse = partial(self._inverse, descriptor(sums, line))
+                    stages.append(equal_tasks(sums.blocks, work.T**2, schedule.workers, inverse))
+        return stages
 
     # ---- stages ------------------------------------------------------------------------------------------------------
 
-    def _shared_weights(self) -> Spectrum | None:
-        """The weights that all tasks share, transformed; None where each task transforms its own."""
+    def _shared_weights(self) -> tuple[list[Stage], Spectrum | None]:
+        """What transforms the weights that all tasks share, and their spectrum; None where each task has its own."""
         if self.second is None:
-            return self.work.all_weights()
+            return [], self.work.all_weights()
         if not self.schedule.share_weights:
-            return None
+            return [], None
         spectrum = self.work.all_weights(self.at.second)
-        self._share_transforms((self.second, spectrum, 0))
-        return spectrum
+        return [self._transforms((self.second, spectrum, 0))], spectrum
 
     def _piece_of_weights(self, piece: Piece, worker: int) -> Spectrum:
         """The weights of one piece, transformed into the worker's own region."""
@@ -210,7 +235,7 @@ class Run:
         self._transform(self.second, spectrum, piece.first_block, piece.first_channel, worker)
         return spectrum
 
-    def _share_transforms(self, *jobs: tuple[Side, Spectrum, int]) -> None:
+    def _transforms(self, *jobs: tuple[Side, Spectrum, int]) -> Stage:
         """All planes of some operands, from a block on, to their spectra."""
         tasks = [
             (side, descriptor(spectrum, block), part)
@@ -222,19 +247,19 @@ class Run:
             side, where, part = tasks[i]
             side.kernel(*part, self.space, self._private(worker), side.planes, where)
 
-        threads.share(len(tasks), self.schedule.workers, task)
+        return Stage(len(tasks), task)
 
     def _transform(self, side: Side, spectrum: Spectrum, first_block: int, first_channel: int, worker: int) -> None:
         where = descriptor(spectrum, first_block, first_channel)
         side.kernel(0, spectrum.blocks * spectrum.channels, self.space, self._private(worker), side.planes, where)
 
     def _rectangle(self, piece: Piece, images: Spectrum, weights: Spectrum, blocks: range, worker: int) -> None:
-        """Multiplies the spectra of some lane blocks of images, which begin at images.at, by those of a piece of the
-        weights, and inverts the products."""
+        """Multiplies the spectra of some lane blocks of images by those of a piece of the weights, and inverts them."""
         work = self.work
         at = self._private(worker, self.at.private_result)
         result = work.packed(at, len(blocks), piece.groups * piece.outputs)
-        self.multiply(0, work.T, work.T, self.space, self.weights, self._job(piece, images, weights, result))
+        job = product_job(work, piece, images, weights, result)
+        self.multiply(0, work.T, work.T, self.space, self.weights, job)
         where = descriptor(result, blocks.start, piece.first_output)
         self._inverse(where, 0, result.blocks * result.channels, worker)
 
@@ -245,28 +270,10 @@ class Run:
         scratch = self._private(worker)
         self.result.kernel(lo, hi, self.space, scratch, self.result.planes, where, self.bias, self.scale)
 
-    def _share(self, tasks: int, lines: int, do: Callable[[int, int, int], None]) -> None:
-        """do(lo, hi, worker) over tasks of so many lines each."""
-        parts = claims(tasks, lines, self.schedule.workers)
-        threads.share(len(parts), self.schedule.workers, lambda i, worker: do(*parts[i], worker))
-
     # ---- what the kernels are told -----------------------------------------------------------------------------------
 
     def _private(self, worker: int, region: int = 0) -> int:
         return self.at.workers + worker * self.at.private + region
-
-    def _job(self, piece: Piece, images: Spectrum, weights: Spectrum, result: Spectrum) -> np.ndarray:
-        work, at = self.work, weights.at
-        if self.second is None or self.schedule.share_weights:
-            at += piece.first_block * weights.block_pitch + piece.first_channel * work.line
-        forward = work.pass_name == "forward"
-        output, step, leap = (1, work.line, work.lanes * work.line) if forward else (work.line, 1, weights.block_pitch)
-        return np.array([
-            images.at, images.row_pitch, images.bin_pitch, images.block_pitch, piece.depth * work.line,
-            result.at, result.row_pitch, result.bin_pitch, result.block_pitch, piece.outputs * work.line,
-            at, weights.row_pitch, weights.bin_pitch, leap, work.Kg,
-            result.blocks, output, step, not forward, piece.groups, piece.depth, piece.outputs,
-        ], np.int64)  # fmt: skip
 
     def _pair_job(self, x: Spectrum, dy: Spectrum, sums: Spectrum, line: int, fresh: bool) -> np.ndarray:
         work = self.work

@@ -51,8 +51,8 @@ PLANES_SIZE = 23
 AT, CHANNELS, BIN_PITCH, ROW_PITCH, FIRST_BLOCK, FIRST_CHANNEL = range(6)
 
 # One lane of a task: where its tile begins, and which of its positions exist.
-ORIGIN, ROW_STEP, ROW_FIRST, ROW_END, COLUMN_FIRST, COLUMN_END, PLANE, START_ROW, START_COLUMN = range(9)
-LANE_SIZE = 9
+ORIGIN, ROW_STEP, ROW_FIRST, ROW_END, BITS, COLUMN_FIRST, COLUMN_END, PLANE, START_ROW, START_COLUMN = range(10)
+LANE_SIZE = 10
 
 
 @njit(inline="always")
@@ -61,6 +61,14 @@ def overlap(planes, axis, segment, extent, T):  # type: ignore[no-untyped-def]
     start = planes[axis + START] + segment * planes[axis + ADVANCE]
     last = (extent - 1) * planes[axis + SPACING] - start
     return start, max(planes[axis + FIRST], -start), min(min(planes[axis + LIMIT], T), last + 1)
+
+
+@njit(inline="always")
+def positions(first, end):  # type: ignore[no-untyped-def]
+    """The set of first..end as the bits of an int64; a tile has at most 64 positions."""
+    if first >= end:
+        return 0
+    return (-1 if end == 64 else (1 << end) - 1) & -(1 << first)
 
 
 @njit
@@ -76,7 +84,8 @@ def place_lanes(table, planes, block, channel, width, T):  # type: ignore[no-unt
             outer, inner = lane // planes[INNERS], lane % planes[INNERS]
             down, across = inner // planes[ACROSS], inner % planes[ACROSS]
             y, table[q, ROW_FIRST], table[q, ROW_END] = overlap(planes, MAP_ROWS, down, planes[HEIGHT], T)
-            x, table[q, COLUMN_FIRST], table[q, COLUMN_END] = overlap(planes, MAP_COLUMNS, across, planes[WIDTH], T)
+            x, first, last = overlap(planes, MAP_COLUMNS, across, planes[WIDTH], T)
+            table[q, COLUMN_FIRST], table[q, COLUMN_END], table[q, BITS] = first, last, positions(first, last)
             plane = planes[ADDRESS] + outer * planes[OUTER] + inner * planes[INNER] + channel * planes[CHANNEL]
             table[q, PLANE], table[q, START_ROW], table[q, START_COLUMN] = plane, y, x
             table[q, ORIGIN], table[q, ROW_STEP] = plane + y * planes[ROW] + x * planes[COLUMN], planes[ROW]
@@ -115,15 +124,16 @@ def fft_column(typing_context, T, sign, inputs, outputs, source, at, step, targe
     return signature, codegen
 
 
-def lane_rows(emit: Emitter, table: Any, row: Any, count: int) -> list[tuple[Any, Any, Any]]:
-    """For each lane of the table: the address of tile row `row`, and the columns of it that hold samples."""
+def lane_rows(emit: Emitter, table: Any, row: Any, count: int) -> list[tuple[Any, Any]]:
+    """For each lane of the table: the address of tile row `row`, and the set of positions in it that hold samples."""
     b, rows = emit.builder, []
     for lane in range(count):
-        origin, step, first, end, low, high = (
-            b.load(b.gep(table, [emit.const(lane * LANE_SIZE + j)])) for j in range(6)
+        origin, step, first, end, bits = (
+            b.load(b.gep(table, [emit.const(lane * LANE_SIZE + j)]))
+            for j in (ORIGIN, ROW_STEP, ROW_FIRST, ROW_END, BITS)
         )
         inside = b.and_(b.icmp_signed(">=", row, first), b.icmp_signed("<", row, end))
-        rows.append((b.add(origin, b.mul(row, step)), low, b.select(inside, high, emit.const(0))))
+        rows.append((b.add(origin, b.mul(row, step)), b.select(inside, bits, emit.const(0))))
     return rows
 
 
@@ -138,15 +148,15 @@ def fft_load_row(typing_context, T, real, inputs, outputs, table, row, target, t
         n = emit.count
         rows = lane_rows(emit, emit.data(table, args[4]), args[5], n if is_real else 2 * n)
 
-        def gather(group: list[tuple[Any, Any, Any]]) -> list[Any]:
+        def gather(group: list[tuple[Any, Any]]) -> list[Any]:
             columns = []
             for base in range(0, n_in, n):
                 loads = [
                     emit.masked_load(
                         emit.at_address(builder.add(address, emit.const(base * emit.itemsize))),
-                        emit.between(base, low, high),
+                        emit.mask(bits, base),
                     )
-                    for address, low, high in group
+                    for address, bits in group
                 ]
                 columns += emit.transpose(loads)
             return [Real(builder, v) for v in columns[:n_in]] + [0] * (t - n_in)
@@ -162,23 +172,38 @@ def fft_load_row(typing_context, T, real, inputs, outputs, table, row, target, t
 
 
 @intrinsic(prefer_literal=True)
-def fft_store_row(typing_context, T, outputs, source, at, table, row, scale, bias):  # type: ignore[no-untyped-def]
-    """Tile row `row` of the table's 2 L planes = scale * inverse transform of the lines source[at ...] + bias."""
-    signature = types.void(T, outputs, source, types.intp, table, types.intp, source.dtype, source.dtype)
+def fft_to_rows(typing_context, T, outputs, space, at, scale, bias):  # type: ignore[no-untyped-def]
+    """In place of T lines at `at`: scale * inverse transform + bias, as rows of T reals of 2 L planes one by one."""
+    signature = types.void(T, outputs, space, types.intp, space.dtype, space.dtype)
 
     def codegen(context: Any, builder: Any, signature: Signature, args: Any) -> Any:
         t, n_out = T.literal_value, outputs.literal_value
-        emit = Emitter(context, builder, source.dtype)
-        n, src = emit.count, emit.data(source, args[2])
-        factor, shift = emit.splat(args[6]), emit.splat(args[7])
-        y = fft([emit.load_line(src, emit.offset(args[3], k * 2 * n)) for k in range(t)], 1)
-        rows = lane_rows(emit, emit.data(table, args[4]), args[5], 2 * n)
-        for part, group in ((0, rows[:n]), (1, rows[n:])):
+        emit = Emitter(context, builder, space.dtype)
+        n, data = emit.count, emit.data(space, args[2])
+        factor, shift = emit.splat(args[4]), emit.splat(args[5])
+        y = fft([emit.load_line(data, emit.offset(args[3], k * 2 * n)) for k in range(t)], 1)
+        for part in (0, 1):
             for base in range(0, n_out, n):
-                values = [(y[base + i][part] * factor + shift).value if base + i < t else emit.zero for i in range(n)]
-                for value, (address, low, high) in zip(emit.transpose(values), group, strict=True):
-                    pointer = emit.at_address(builder.add(address, emit.const(base * emit.itemsize)))
-                    emit.masked_store(value, pointer, emit.between(base, low, high))
+                count = min(n, n_out - base)
+                values = [(y[base + i][part] * factor + shift).value if i < count else emit.zero for i in range(n)]
+                for lane, value in enumerate(emit.transpose(values)):
+                    emit.store_first(value, data, emit.offset(args[3], (part * n + lane) * t + base), count)
+        return context.get_dummy_value()
+
+    return signature, codegen
+
+
+@intrinsic(prefer_literal=True)
+def row_out(typing_context, outputs, space, at, address, bits):  # type: ignore[no-untyped-def]
+    """Copies a set of positions of the row at `at` to where position 0 has the byte address `address`."""
+    signature = types.void(outputs, space, types.intp, types.intp, types.int64)
+
+    def codegen(context: Any, builder: Any, signature: Signature, args: Any) -> Any:
+        emit = Emitter(context, builder, space.dtype)
+        data = emit.data(space, args[1])
+        for base in range(0, outputs.literal_value, emit.count):
+            pointer = emit.at_address(builder.add(args[3], emit.const(base * emit.itemsize)))
+            emit.masked_store(emit.load(data, emit.offset(args[2], base)).value, pointer, emit.mask(args[4], base))
         return context.get_dummy_value()
 
     return signature, codegen
@@ -205,15 +230,16 @@ def put_sample(typing_context, address, value):  # type: ignore[no-untyped-def]
     return types.void(types.intp, value), codegen
 
 
-# ---- rows with spacing or strides go by way of a buffer --------------------------------------------------------------
+# ---- rows with spacing or strides, sample by sample ------------------------------------------------------------------
 
 
 @njit
-def buffer_lanes(address, width, pitch, T):  # type: ignore[no-untyped-def]
-    """The lane table of the buffer itself: `width` whole rows, whatever the row is called."""
+def rows_of_scratch(address, width, pitch, step, T):  # type: ignore[no-untyped-def]
+    """The lane table of rows in the scratch: whole rows of `width` lanes, `pitch` bytes apart, `step` to the next."""
     table = np.zeros((width, LANE_SIZE), np.int64)
     for q in range(width):
-        table[q, ORIGIN], table[q, ROW_END], table[q, COLUMN_END] = address + q * pitch, T, T
+        table[q, ORIGIN], table[q, ROW_STEP] = address + q * pitch, step
+        table[q, ROW_END], table[q, BITS] = T, positions(0, T)
     return table
 
 
@@ -233,26 +259,24 @@ def row_of(planes, table, q, row):  # type: ignore[no-untyped-def]
 
 
 @njit
-def gather_row(planes, table, row, space, buffer, pitch, width, T):  # type: ignore[no-untyped-def]
-    """Copies tile row `row` of every lane into the buffer, zeros between the samples."""
+def gather_row(planes, table, q, row, space, at, T):  # type: ignore[no-untyped-def]
+    """Fills the row at `at` with a lane's tile row, zeros between the samples."""
     spacing = planes[MAP_COLUMNS + SPACING]
-    for q in range(width):
-        space[buffer + q * pitch : buffer + q * pitch + T] = 0
-        first, end, address = row_of(planes, table, q, row)
-        for t in range(first, end, spacing):
-            space[buffer + q * pitch + t] = sample(address, space)
-            address += planes[COLUMN]
+    space[at : at + T] = 0
+    first, end, address = row_of(planes, table, q, row)
+    for t in range(first, end, spacing):
+        space[at + t] = sample(address, space)
+        address += planes[COLUMN]
 
 
 @njit
-def scatter_row(planes, table, row, space, buffer, pitch, width):  # type: ignore[no-untyped-def]
-    """Copies from the buffer the positions of tile row `row` that are samples of a plane."""
+def scatter_row(planes, table, q, row, space, at):  # type: ignore[no-untyped-def]
+    """Copies from the row at `at` the positions of a lane's tile row that are samples of a plane."""
     spacing = planes[MAP_COLUMNS + SPACING]
-    for q in range(width):
-        first, end, address = row_of(planes, table, q, row)
-        for t in range(first, end, spacing):
-            put_sample(address, space[buffer + q * pitch + t])
-            address += planes[COLUMN]
+    first, end, address = row_of(planes, table, q, row)
+    for t in range(first, end, spacing):
+        put_sample(address, space[at + t])
+        address += planes[COLUMN]
 
 
 # ---- kernels ---------------------------------------------------------------------------------------------------------
@@ -277,9 +301,8 @@ def quarters(extent: int, T: int) -> int:
 
 
 def buffer_size(T: int, itemsize: int) -> int:
-    """Reals of scratch that a thread needs: T rows of T lines and a spare line, and one row of 2 L planes."""
-    line = 2 * lanes(itemsize)
-    return T * (T + 1) * line + line * (T + line)
+    """Reals of scratch that a thread needs: T rows of T lines and a spare line."""
+    return T * (T + 1) * 2 * lanes(itemsize)
 
 
 @cache
@@ -293,13 +316,11 @@ def transform_kernel(dtype: str, T: int, real: bool, extent: int) -> Callable[..
     REAL = int(real)
     COLUMNS = T // 2 + 1 if real else T  # columns of the (half) spectrum
     PITCH = (COLUMNS + 1) * LINE  # of the buffer's rows
-    STAGING_PITCH = T + LINE  # of the gather buffer, reals
 
     def kernel(lo, hi, space, scratch, planes, spectrum):  # type: ignore[no-untyped-def]
         table = np.zeros((SLOTS, LANE_SIZE), np.int64)
-        staging = scratch + T * (T + 1) * LINE
-        staged = buffer_lanes(space.ctypes.data + staging * ITEM, SLOTS, STAGING_PITCH * ITEM, T)
         direct = is_direct(planes, ITEM)
+        gathered = rows_of_scratch(space.ctypes.data + scratch * ITEM, SLOTS, T * ITEM, PITCH * ITEM, T)
         for task in range(lo, hi):
             block, channel = (
                 spectrum[FIRST_BLOCK] + task // spectrum[CHANNELS],
@@ -307,9 +328,11 @@ def transform_kernel(dtype: str, T: int, real: bool, extent: int) -> Callable[..
             )
             place_lanes(table, planes, block, channel, SLOTS, T)
             for row in range(extent):
+                at = scratch + row * PITCH
                 if not direct:
-                    gather_row(planes, table, row, space, staging, STAGING_PITCH, SLOTS, T)
-                fft_load_row(T, REAL, extent, COLUMNS, table if direct else staged, row, space, scratch + row * PITCH)
+                    for q in range(SLOTS):
+                        gather_row(planes, table, q, row, space, at + q * T, T)
+                fft_load_row(T, REAL, extent, COLUMNS, table if direct else gathered, row, space, at)
             bin = spectrum[AT] + task * LINE
             for kx in range(COLUMNS):
                 fft_column(
@@ -338,12 +361,9 @@ def inverse_kernel(dtype: str, T: int, extent: int) -> Callable[..., None]:
     ITEM = real_type.bitwidth // 8
     LINE = 2 * lanes(ITEM)
     PITCH = (T + 1) * LINE
-    STAGING_PITCH = T + LINE
 
     def kernel(lo, hi, space, scratch, planes, spectrum, bias, scale):  # type: ignore[no-untyped-def]
         table = np.zeros((LINE, LANE_SIZE), np.int64)
-        staging = scratch + T * (T + 1) * LINE
-        staged = buffer_lanes(space.ctypes.data + staging * ITEM, LINE, STAGING_PITCH * ITEM, T)
         direct = is_direct(planes, ITEM)
         for task in range(lo, hi):
             block, channel = (
@@ -367,11 +387,16 @@ def inverse_kernel(dtype: str, T: int, extent: int) -> Callable[..., None]:
                     AHEAD * spectrum[BIN_PITCH],
                 )
             for row in range(extent):
-                fft_store_row(
-                    T, extent, space, scratch + row * PITCH, table if direct else staged, row, scale, bias[channel]
-                )
-                if not direct:
-                    scatter_row(planes, table, row, space, staging, STAGING_PITCH, LINE)
+                fft_to_rows(T, extent, space, scratch + row * PITCH, scale, bias[channel])
+            for q in range(LINE):
+                rows = scratch + q * T
+                if direct:
+                    for row in range(table[q, ROW_FIRST], table[q, ROW_END]):
+                        address = table[q, ORIGIN] + row * planes[ROW]
+                        row_out(extent, space, rows + row * PITCH, address, table[q, BITS])
+                else:
+                    for row in range(table[q, ROW_FIRST], table[q, ROW_END]):
+                        scatter_row(planes, table, q, row, space, rows + row * PITCH)
 
     signature = types.void(
         types.intp,

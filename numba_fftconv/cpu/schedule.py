@@ -31,6 +31,20 @@ def ceil_div(a: int, b: int) -> int:
     return -(-a // b)
 
 
+class Piece(NamedTuple):
+    """Some output channels and what they are made of; `outputs` and `depth` count those of each of `groups` groups."""
+
+    groups: int
+    depth: int
+    outputs: int
+    first_input: int
+    first_output: int
+    first_block: int  # the weights of these blocks of filters ...
+    blocks: int
+    first_channel: int  # ... and channels
+    channels: int
+
+
 class Spectrum(NamedTuple):
     """Where a spectrum lies, [ky][kx][block][channel][line] in reals; pitches are odd numbers of lines."""
 
@@ -57,19 +71,9 @@ class Spectrum(NamedTuple):
     def block_pitch(self) -> int:
         return self.channels * self.line
 
-
-class Piece(NamedTuple):
-    """Some output channels and what they are made of; `outputs` and `depth` count those of each of `groups` groups."""
-
-    groups: int
-    depth: int
-    outputs: int
-    first_input: int
-    first_output: int
-    first_block: int  # the weights of these blocks of filters ...
-    blocks: int
-    first_channel: int  # ... and channels
-    channels: int
+    def of(self, piece: Piece) -> "Spectrum":
+        """The spectrum of all weights, beginning with the first line of a piece."""
+        return self._replace(at=self.at + piece.first_block * self.block_pitch + piece.first_channel * self.line)
 
 
 @dataclass(frozen=True)
@@ -151,6 +155,11 @@ class Work:
 
     def all_weights(self, at: int = 0) -> Spectrum:
         return self.weights(at, self.units * self.unit_blocks, self.Cg)
+
+    @lru_cache(1024)  # noqa: B019, a few hundred bytes for each layer
+    def all_pieces(self) -> tuple[Piece, ...]:
+        """The pieces of all units."""
+        return tuple(piece for unit in range(self.units) for piece in self._pieces(unit))
 
     def pieces(self, unit: int) -> list[Piece]:
         """The pieces of a unit; all units are alike, but the last may have fewer groups."""

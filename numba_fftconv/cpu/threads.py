@@ -5,12 +5,14 @@ for a helper that has not begun: several callers may share the pool, a forked ch
 can be had (the interpreter is shutting down) the caller does all.
 """
 
+import bisect
 import itertools
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cache
+from typing import NamedTuple
 
 import numba
 import numpy as np
@@ -28,22 +30,45 @@ def _pool() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(max(1, thread_count() - 1), thread_name_prefix="numba_fftconv")
 
 
-def share(tasks: int, workers: int, do: Callable[[int, int], None]) -> None:
-    """Call do(task, worker) for every task; two calls at once have different workers."""
-    claims = itertools.count()
+class Stage(NamedTuple):
+    """Tasks that may run in any order: do(task, worker), where two calls at once have different workers."""
 
-    def work(worker: int) -> None:
-        while (task := next(claims)) < tasks:
-            do(task, worker)
+    tasks: int
+    do: Callable[[int, int], None]
+
+
+def share(stages: Sequence[Stage], workers: int) -> None:
+    """Run stages one after the other, the tasks of each in parallel.
+
+    All tasks are claimed from one counter: a thread that finds none left in its stage waits at the next one, instead of
+    being sent to sleep and called again. The first task is the caller's, who need not wait until a helper is awake.
+    """
+    ends = list(itertools.accumulate(stage.tasks for stage in stages))
+    claims = itertools.count(1)
+    finished = [itertools.count(1) for _ in stages]
+    complete = [threading.Event() for _ in stages]
+
+    def work(worker: int, claim: int) -> None:
+        while claim < ends[-1]:
+            index = bisect.bisect_right(ends, claim)
+            if index:
+                complete[index - 1].wait()
+            tasks, do = stages[index]
+            try:
+                do(claim - ends[index] + tasks, worker)
+            finally:
+                if next(finished[index]) == tasks:
+                    complete[index].set()
+            claim = next(claims)
 
     helpers: list[Future[None]] = []
-    for worker in range(1, min(workers, tasks)):
+    for worker in range(1, min(workers, max(stage.tasks for stage in stages))):
         try:
-            helpers.append(_pool().submit(work, worker))
+            helpers.append(_pool().submit(lambda worker: work(worker, next(claims)), worker))
         except RuntimeError:  # no new threads at interpreter shutdown
             break
     try:
-        work(0)
+        work(0, 0)
     finally:
         for helper in helpers:
             if not helper.cancel():

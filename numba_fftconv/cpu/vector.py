@@ -122,16 +122,11 @@ class Emitter:
             first, undefined, ir.Constant(ir.VectorType(INT32, self.count), [0] * self.count)
         )
 
-    def between(self, base: int, low: Any, high: Any) -> Any:
-        """The mask of the lanes i with low <= base + i < high (64-bit bounds that fit 32 bits)."""
-        kind, b = ir.VectorType(INT32, self.count), self.builder
-        position = ir.Constant(kind, [base + i for i in range(self.count)])
-        above = b.icmp_signed(">=", position, self._splat(b.trunc(low, INT32), kind))
-        return b.and_(above, b.icmp_signed("<", position, self._splat(b.trunc(high, INT32), kind)))
-
-    def select(self, mask: Any, real: Real) -> Real:
-        """The real where the mask is set, zero elsewhere."""
-        return Real(self.builder, self.builder.select(mask, real.value, self.zero))
+    def mask(self, bits: Any, base: int) -> Any:
+        """Of a 64-bit set of positions: which of base, base + 1, ... it holds."""
+        some = self.builder.lshr(bits, self.const(base)) if base else bits
+        narrow = self.builder.trunc(some, ir.IntType(self.count))
+        return self.builder.bitcast(narrow, ir.VectorType(BOOL, self.count))
 
     def at_address(self, address: Any) -> Any:
         """A pointer to a vector from a 64-bit byte address."""
@@ -144,6 +139,14 @@ class Emitter:
     def masked_store(self, value: Any, pointer: Any, mask: Any) -> None:
         signature = ir.FunctionType(ir.VoidType(), [self.kind, self.kind.as_pointer(), INT32, mask.type])
         self.builder.call(self._masked("store", signature), [value, pointer, INT32(self.itemsize), mask])
+
+    def store_first(self, value: Any, data: Any, index: Any, count: int) -> None:
+        """Stores the first `count` lanes."""
+        mask = ir.Constant(ir.VectorType(BOOL, self.count), [i < count for i in range(self.count)])
+        if count == self.count:
+            self.store(Real(self.builder, value), data, index)
+        else:
+            self.masked_store(value, self._pointer(data, index), mask)
 
     def _masked(self, operation: str, signature: ir.FunctionType) -> Any:
         name = f"llvm.masked.{operation}.v{self.count}f{8 * self.itemsize}.p0"
