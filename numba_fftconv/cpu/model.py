@@ -49,7 +49,7 @@ class CpuRates:
     scattered: float  # bytes that transforms move, of more than near_bytes
     far: float  # ... of more than shared_bytes
     streamed: float  # bytes that products read, of more than shared_bytes
-    near_bytes: int = 2**20
+    near_bytes: int = 3 * 2**19
     shared_bytes: int = 3 * 2**23
 
 
@@ -57,9 +57,16 @@ class CpuRates:
 # EPYC (Zen 4, 1 MB of second-level cache a core, 32 MB shared), numba 0.68.1, 2026-11-24. The T that they choose is on
 # the average 6 % slower than the fastest, 22 % at most.
 CPU = CpuRates(
-    transform=5.0e9, line=340e6, product=5.6e9, pairs=4.1e9, call=4e-9, task=26e-6, stage=18e-6,
-    scattered=60e9, far=7.3e9, streamed=97e9,
+    transform=5.1e9, line=354e6, product=5.6e9, pairs=4.2e9, call=4.8e-9, task=27e-6, stage=18e-6,
+    scattered=37e9, far=7.0e9, streamed=96e9,
 )  # fmt: skip
+
+
+def busiest(count: int, size: int, workers: int) -> float:
+    """The share of the busiest worker where tasks take `size` of `count` things, the last one the rest."""
+    tasks = ceil_div(count, size)
+    rounds, alone = ceil_div(tasks, workers), tasks % workers == 1 or workers == 1
+    return (rounds * size - (tasks * size - count if alone else 0)) / count
 
 
 @dataclass(frozen=True)
@@ -106,8 +113,11 @@ class CpuModel:
         multiply = (work.T**2 / 2 + 2) * sums * (8 * piece.depth * piece.outputs / rates.product + tiles * rates.call)
         reads = self._read(sums * piece.depth, first_held) + self._read(turns * weights / 2, second_held)
 
-        tasks = turns * work.units if by_images else pieces
-        even, uneven = 1 / schedule.workers, ceil_div(tasks, schedule.workers) / tasks
+        even, uneven = 1 / schedule.workers, busiest(pieces, 1, schedule.workers)
+        if by_images and work.units == 1:
+            uneven = busiest(work.image_blocks, schedule.piece, schedule.workers)
+        elif by_images:
+            uneven = busiest(turns * work.units, 1, schedule.workers)
         return [
             self._transform(images, 0, first_held).times(uneven if by_images else even, begin=rates.stage),
             self._transform(weights, 1, second_held).times(even if shared else uneven, begin=rates.stage * shared),
