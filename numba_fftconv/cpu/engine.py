@@ -264,7 +264,7 @@ class Run:
         self._inverse(where, 0, result.blocks * result.channels, worker)
 
     def _multiply_rows(self, job: np.ndarray, lo: int, hi: int, worker: int) -> None:
-        self.multiply(lo, hi, self.work.T, self.space, self._private(worker), job)
+        self.multiply(lo, hi, self.work.T, self.space, job)
 
     def _inverse(self, where: np.ndarray, lo: int, hi: int, worker: int) -> None:
         scratch = self._private(worker)

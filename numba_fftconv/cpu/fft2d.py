@@ -31,8 +31,8 @@ from numba.core.typing.templates import Signature
 from numba.extending import intrinsic
 
 from ..cache import KernelCache
-from .butterfly import fft
-from .vector import Emitter, Real, lanes
+from .butterfly import Pair, fft
+from .vector import Emitter, Line, Vector, lanes
 
 # ---- index maps ------------------------------------------------------------------------------------------------------
 
@@ -116,56 +116,68 @@ def fft_column(typing_context, T, sign, inputs, outputs, source, at, step, targe
         far, first, pitch = (dst, args[8], args[9]) if s < 0 else (src, args[5], args[6])
         for j in range(t):
             emit.prefetch(far, emit.offset(builder.add(first, args[10]), j, pitch), write=s < 0)
-        x = [emit.load_line(src, emit.offset(args[5], j, args[6])) if j < n_in else (0, 0) for j in range(t)]
+        x = [emit.load_line(src, emit.offset(args[5], j, args[6])) if j < n_in else 0 for j in range(t)]
         for k, y in enumerate(fft(x, s)[:n_out]):
-            emit.store_line(y, dst, emit.offset(args[8], k, args[9]))
+            emit.store(y, dst, emit.offset(args[8], k, args[9]))
         return context.get_dummy_value()
 
     return signature, codegen
 
 
-def lane_rows(emit: Emitter, table: Any, row: Any, count: int) -> list[tuple[Any, Any]]:
-    """For each lane of the table: the address of tile row `row`, and the set of positions in it that hold samples."""
-    b, rows = emit.builder, []
-    for lane in range(count):
-        origin, step, first, end, bits = (
-            b.load(b.gep(table, [emit.const(lane * LANE_SIZE + j)]))
-            for j in (ORIGIN, ROW_STEP, ROW_FIRST, ROW_END, BITS)
-        )
-        inside = b.and_(b.icmp_signed(">=", row, first), b.icmp_signed("<", row, end))
-        rows.append((b.add(origin, b.mul(row, step)), b.select(inside, bits, emit.const(0))))
-    return rows
+def lane_row(emit: Emitter, table: Any, lane: int, row: Any) -> tuple[Any, Any]:
+    """Of a lane of the table: the address of tile row `row`, and the set of positions in it that hold samples."""
+    b = emit.builder
+    origin, step, first, end, bits = (
+        b.load(b.gep(table, [emit.const(lane * LANE_SIZE + j)])) for j in (ORIGIN, ROW_STEP, ROW_FIRST, ROW_END, BITS)
+    )
+    inside = b.and_(b.icmp_signed(">=", row, first), b.icmp_signed("<", row, end))
+    return b.add(origin, b.mul(row, step)), b.select(inside, bits, emit.const(0))
+
+
+def load_columns(emit: Emitter, low: list[tuple[Any, Any]], high: list[tuple[Any, Any]], inputs: int) -> list[Vector]:
+    """Vector j has position j of L rows in its lower half, and of L others in its upper half."""
+    columns = []
+    for base in range(0, inputs, emit.lanes):
+        parts = ([emit.load_row_part(*row, base) for row in rows] for rows in (low, high))
+        columns += emit.transpose([emit.join(*halves) for halves in zip(*parts, strict=True)])
+    return columns[:inputs]
 
 
 @intrinsic(prefer_literal=True)
-def fft_load_row(typing_context, T, real, inputs, outputs, table, row, target, to):  # type: ignore[no-untyped-def]
-    """target[to + k] = lines of the transform of tile row `row` of the table's L (real) or 2 L planes."""
-    signature = types.void(T, real, inputs, outputs, table, types.intp, target, types.intp)
+def fft_packed_row(typing_context, T, inputs, table, row, target, to):  # type: ignore[no-untyped-def]
+    """target[to + k] = lines of the transform of tile row `row` of the table's 2 L planes, two as one complex."""
+    signature = types.void(T, inputs, table, types.intp, target, types.intp)
 
     def codegen(context: Any, builder: Any, signature: Signature, args: Any) -> Any:
-        t, is_real, n_in, n_out = (v.literal_value for v in (T, real, inputs, outputs))
+        t, n_in = T.literal_value, inputs.literal_value
         emit = Emitter(context, builder, target.dtype)
-        n = emit.count
-        rows = lane_rows(emit, emit.data(table, args[4]), args[5], n if is_real else 2 * n)
+        n, lanes_at, dst = emit.lanes, emit.data(table, args[2]), emit.data(target, args[4])
+        rows = [lane_row(emit, lanes_at, q, args[3]) for q in range(2 * n)]
+        x = [Line(v) for v in load_columns(emit, rows[:n], rows[n:], n_in)]
+        for k, y in enumerate(fft([*x, *[0] * (t - n_in)], -1)):
+            emit.store(y, dst, emit.offset(args[5], k * emit.count))
+        return context.get_dummy_value()
 
-        def gather(group: list[tuple[Any, Any]]) -> list[Any]:
-            columns = []
-            for base in range(0, n_in, n):
-                loads = [
-                    emit.masked_load(
-                        emit.at_address(builder.add(address, emit.const(base * emit.itemsize))),
-                        emit.mask(bits, base),
-                    )
-                    for address, bits in group
-                ]
-                columns += emit.transpose(loads)
-            return [Real(builder, v) for v in columns[:n_in]] + [0] * (t - n_in)
+    return signature, codegen
 
-        re = gather(rows[:n])
-        im = [0] * t if is_real else gather(rows[n:])
-        dst = emit.data(target, args[6])
-        for k, y in enumerate(fft(list(zip(re, im, strict=True)), -1)[:n_out]):
-            emit.store_line(y, dst, emit.offset(args[7], k * 2 * n))
+
+@intrinsic(prefer_literal=True)
+def fft_real_rows(typing_context, T, inputs, table, row, target, to, pitch):  # type: ignore[no-untyped-def]
+    """target[to + i pitch + k], i = 0 and 1: lines of the half spectra of rows `row` + i of the table's L planes."""
+    signature = types.void(T, inputs, table, types.intp, target, types.intp, types.intp)
+
+    def codegen(context: Any, builder: Any, signature: Signature, args: Any) -> Any:
+        t, n_in = T.literal_value, inputs.literal_value
+        emit = Emitter(context, builder, target.dtype)
+        lanes_at, dst = emit.data(table, args[2]), emit.data(target, args[4])
+        low, high = (
+            [lane_row(emit, lanes_at, q, emit.offset(args[3], i)) for q in range(emit.lanes)] for i in (0, 1)
+        )
+        x = [Pair(v, 0) for v in load_columns(emit, low, high, n_in)]
+        for k, y in enumerate(fft([*x, *[0] * (t - n_in)], -1)[: t // 2 + 1]):
+            for i in (0, 1):
+                line = emit.join_halves(y.re, y.im, i)
+                emit.store(line, dst, emit.offset(emit.offset(args[5], i, args[6]), k * emit.count))
         return context.get_dummy_value()
 
     return signature, codegen
@@ -173,21 +185,22 @@ def fft_load_row(typing_context, T, real, inputs, outputs, table, row, target, t
 
 @intrinsic(prefer_literal=True)
 def fft_to_rows(typing_context, T, outputs, space, at, scale, bias):  # type: ignore[no-untyped-def]
-    """In place of T lines at `at`: scale * inverse transform + bias, as rows of T reals of 2 L planes one by one."""
+    """In place of T lines at `at`: scale * inverse transform + bias, as rows of `row_width` reals of 2 L planes."""
     signature = types.void(T, outputs, space, types.intp, space.dtype, space.dtype)
 
     def codegen(context: Any, builder: Any, signature: Signature, args: Any) -> Any:
         t, n_out = T.literal_value, outputs.literal_value
         emit = Emitter(context, builder, space.dtype)
-        n, data = emit.count, emit.data(space, args[2])
+        n, data = emit.lanes, emit.data(space, args[2])
         factor, shift = emit.splat(args[4]), emit.splat(args[5])
-        y = fft([emit.load_line(data, emit.offset(args[3], k * 2 * n)) for k in range(t)], 1)
-        for part in (0, 1):
-            for base in range(0, n_out, n):
-                count = min(n, n_out - base)
-                values = [(y[base + i][part] * factor + shift).value if i < count else emit.zero for i in range(n)]
-                for lane, value in enumerate(emit.transpose(values)):
-                    emit.store_first(value, data, emit.offset(args[3], (part * n + lane) * t + base), count)
+        lines = fft([emit.load_line(data, emit.offset(args[3], k * emit.count)) for k in range(t)], 1)
+        columns = [line.vector * factor + shift for line in lines[:n_out]]
+        columns += [columns[-1]] * (-n_out % n)  # to whole vectors; these positions are never read
+        width = row_width(t, emit.itemsize)
+        for base in range(0, n_out, n):
+            for lane, vector in enumerate(emit.transpose(columns[base : base + n])):
+                for part in (0, 1):
+                    emit.store_half(vector, part, data, emit.offset(args[3], (part * n + lane) * width + base))
         return context.get_dummy_value()
 
     return signature, codegen
@@ -202,8 +215,7 @@ def row_out(typing_context, outputs, space, at, address, bits):  # type: ignore[
         emit = Emitter(context, builder, space.dtype)
         data = emit.data(space, args[1])
         for base in range(0, outputs.literal_value, emit.count):
-            pointer = emit.at_address(builder.add(args[3], emit.const(base * emit.itemsize)))
-            emit.masked_store(emit.load(data, emit.offset(args[2], base)).value, pointer, emit.mask(args[4], base))
+            emit.store_row_part(emit.load(data, emit.offset(args[2], base)), args[3], args[4], base)
         return context.get_dummy_value()
 
     return signature, codegen
@@ -300,9 +312,19 @@ def quarters(extent: int, T: int) -> int:
     return min(T, -(-extent // quarter) * quarter)
 
 
+def row_width(T: int, itemsize: int) -> int:
+    """Reals of a plane's row in the scratch: T, in whole half vectors."""
+    return -(-T // lanes(itemsize)) * lanes(itemsize)
+
+
+def row_pitch(T: int, itemsize: int) -> int:
+    """Reals from one row of the scratch to the next: T lines, or the rows of 2 L planes, and a spare line."""
+    return (row_width(T, itemsize) + 1) * 2 * lanes(itemsize)
+
+
 def buffer_size(T: int, itemsize: int) -> int:
-    """Reals of scratch that a thread needs: T rows of T lines and a spare line."""
-    return T * (T + 1) * 2 * lanes(itemsize)
+    """Reals of scratch that a thread needs."""
+    return T * row_pitch(T, itemsize)
 
 
 @cache
@@ -313,41 +335,33 @@ def transform_kernel(dtype: str, T: int, real: bool, extent: int) -> Callable[..
     ITEM = real_type.bitwidth // 8
     LINE = 2 * lanes(ITEM)
     SLOTS = LINE // 2 if real else LINE  # planes in a task
-    REAL = int(real)
+    ROWS = 2 if real else 1  # transformed at a time
     COLUMNS = T // 2 + 1 if real else T  # columns of the (half) spectrum
-    PITCH = (COLUMNS + 1) * LINE  # of the buffer's rows
+    PITCH = row_pitch(T, ITEM)
 
     def kernel(lo, hi, space, scratch, planes, spectrum):  # type: ignore[no-untyped-def]
         table = np.zeros((SLOTS, LANE_SIZE), np.int64)
         direct = is_direct(planes, ITEM)
         gathered = rows_of_scratch(space.ctypes.data + scratch * ITEM, SLOTS, T * ITEM, PITCH * ITEM, T)
         for task in range(lo, hi):
-            block, channel = (
-                spectrum[FIRST_BLOCK] + task // spectrum[CHANNELS],
-                spectrum[FIRST_CHANNEL] + task % spectrum[CHANNELS],
-            )
+            block = spectrum[FIRST_BLOCK] + task // spectrum[CHANNELS]
+            channel = spectrum[FIRST_CHANNEL] + task % spectrum[CHANNELS]
             place_lanes(table, planes, block, channel, SLOTS, T)
-            for row in range(extent):
+            for row in range(0, extent, ROWS):
                 at = scratch + row * PITCH
                 if not direct:
-                    for q in range(SLOTS):
-                        gather_row(planes, table, q, row, space, at + q * T, T)
-                fft_load_row(T, REAL, extent, COLUMNS, table if direct else gathered, row, space, at)
-            bin = spectrum[AT] + task * LINE
+                    for i in range(ROWS):
+                        for q in range(SLOTS):
+                            gather_row(planes, table, q, row + i, space, at + i * PITCH + q * T, T)
+                rows = table if direct else gathered
+                if real:
+                    fft_real_rows(T, extent, rows, row, space, at, PITCH)
+                else:
+                    fft_packed_row(T, extent, rows, row, space, at)
+            bin, pitch, leap = spectrum[AT] + task * LINE, spectrum[BIN_PITCH], spectrum[ROW_PITCH]
             for kx in range(COLUMNS):
-                fft_column(
-                    T,
-                    -1,
-                    extent,
-                    T,
-                    space,
-                    scratch + kx * LINE,
-                    PITCH,
-                    space,
-                    bin + kx * spectrum[BIN_PITCH],
-                    spectrum[ROW_PITCH],
-                    AHEAD * spectrum[BIN_PITCH],
-                )
+                source, target = scratch + kx * LINE, bin + kx * pitch
+                fft_column(T, -1, extent, T, space, source, PITCH, space, target, leap, AHEAD * pitch)
 
     signature = types.void(types.intp, types.intp, types.Array(real_type, 1, "C"), types.intp, INDICES, INDICES)
     return compiled(f"transform_{dtype}_T{T}_{'real' if real else 'packed'}_{extent}", signature, kernel)
@@ -360,36 +374,23 @@ def inverse_kernel(dtype: str, T: int, extent: int) -> Callable[..., None]:
     real_type = getattr(types, dtype)
     ITEM = real_type.bitwidth // 8
     LINE = 2 * lanes(ITEM)
-    PITCH = (T + 1) * LINE
+    WIDTH, PITCH = row_width(T, ITEM), row_pitch(T, ITEM)
 
     def kernel(lo, hi, space, scratch, planes, spectrum, bias, scale):  # type: ignore[no-untyped-def]
         table = np.zeros((LINE, LANE_SIZE), np.int64)
         direct = is_direct(planes, ITEM)
         for task in range(lo, hi):
-            block, channel = (
-                spectrum[FIRST_BLOCK] + task // spectrum[CHANNELS],
-                spectrum[FIRST_CHANNEL] + task % spectrum[CHANNELS],
-            )
+            block = spectrum[FIRST_BLOCK] + task // spectrum[CHANNELS]
+            channel = spectrum[FIRST_CHANNEL] + task % spectrum[CHANNELS]
             place_lanes(table, planes, block, channel, LINE, T)
-            bin = spectrum[AT] + task * LINE
+            bin, pitch, leap = spectrum[AT] + task * LINE, spectrum[BIN_PITCH], spectrum[ROW_PITCH]
             for kx in range(T):
-                fft_column(
-                    T,
-                    1,
-                    T,
-                    extent,
-                    space,
-                    bin + kx * spectrum[BIN_PITCH],
-                    spectrum[ROW_PITCH],
-                    space,
-                    scratch + kx * LINE,
-                    PITCH,
-                    AHEAD * spectrum[BIN_PITCH],
-                )
+                source, target = bin + kx * pitch, scratch + kx * LINE
+                fft_column(T, 1, T, extent, space, source, leap, space, target, PITCH, AHEAD * pitch)
             for row in range(extent):
                 fft_to_rows(T, extent, space, scratch + row * PITCH, scale, bias[channel])
             for q in range(LINE):
-                rows = scratch + q * T
+                rows = scratch + q * WIDTH
                 if direct:
                     for row in range(table[q, ROW_FIRST], table[q, ROW_END]):
                         address = table[q, ORIGIN] + row * planes[ROW]
@@ -398,14 +399,6 @@ def inverse_kernel(dtype: str, T: int, extent: int) -> Callable[..., None]:
                     for row in range(table[q, ROW_FIRST], table[q, ROW_END]):
                         scatter_row(planes, table, q, row, space, rows + row * PITCH)
 
-    signature = types.void(
-        types.intp,
-        types.intp,
-        types.Array(real_type, 1, "C"),
-        types.intp,
-        INDICES,
-        INDICES,
-        types.Array(real_type, 1, "C"),
-        real_type,
-    )
+    array = types.Array(real_type, 1, "C")
+    signature = types.void(types.intp, types.intp, array, types.intp, INDICES, INDICES, array, real_type)
     return compiled(f"inverse_{dtype}_T{T}_{extent}", signature, kernel)

@@ -29,13 +29,13 @@ from functools import cache
 from typing import Any
 
 import numpy as np
-from numba import types
+from numba import njit, types
 from numba.core import cgutils
 from numba.core.typing.templates import Signature
 from numba.extending import intrinsic
 
 from .fft2d import INDICES, compiled
-from .vector import Emitter, Real, lanes
+from .vector import Emitter, Line, Vector, lanes
 
 OUTPUTS = 4  # of a register tile
 DEPTH = 128  # steps of a contraction that are summed in registers
@@ -57,19 +57,41 @@ FIRST, LINES, PAIRS, CHANNELS, FILTERS, FRESH = range(16, 22)
 JOB_SIZE = 22
 
 
+@njit(inline="always")
+def bin_at(job, operand, ky, kx):  # type: ignore[no-untyped-def]
+    """Where a bin of one of the three spectra begins; an operand is named by its first index."""
+    return job[operand] + ky * job[operand + 1] + kx * job[operand + 2]
+
+
 # ---- codelets --------------------------------------------------------------------------------------------------------
 
 
 def accumulators(emit: Emitter, count: int) -> list[Any]:
-    """Vectors of sums that LLVM keeps in registers."""
-    return [cgutils.alloca_once(emit.builder, emit.kind) for _ in range(count)]
+    """Vectors of sums, zero at first, that LLVM keeps in registers."""
+    found = [cgutils.alloca_once(emit.builder, emit.whole) for _ in range(count)]
+    for at in found:
+        emit.builder.store(emit.zero, at)
+    return found
 
 
-def accumulate(emit: Emitter, at: Any, *products: Real) -> None:
-    total = Real(emit.builder, emit.builder.load(at))
-    for product in products:
-        total = total + product
-    emit.builder.store(total.value, at)
+def total(emit: Emitter, at: Any) -> Vector:
+    return Vector(emit.builder, emit.builder.load(at))
+
+
+def accumulate(emit: Emitter, at: Any, product: Vector) -> None:
+    emit.builder.store((total(emit, at) + product).value, at)
+
+
+def put(emit: Emitter, fresh: Any, lines: list[Line], data: Any, places: list[Any]) -> None:
+    """Writes lines to their places, or where not `fresh` adds them to what is there; two equal lines may share one."""
+    with emit.builder.if_else(fresh) as (start, resume):
+        with start:
+            for line, place in zip(lines, places, strict=True):
+                emit.store(line, data, place)
+        with resume:
+            sums = [emit.load_line(data, place) + line for line, place in zip(lines, places, strict=True)]
+            for line, place in zip(sums, places, strict=True):
+                emit.store(line, data, place)
 
 
 @intrinsic(prefer_literal=True)
@@ -82,98 +104,70 @@ def multiply(typing_context, outputs, steps, fresh, space, x, x_minus, y, y_minu
 
     def codegen(context: Any, builder: Any, signature: Signature, args: Any) -> Any:
         emit = Emitter(context, builder, space.dtype)
-        n, line = emit.count, 2 * emit.count
+        count, n, line = outputs.literal_value, emit.lanes, emit.count
         data, weights = emit.data(space, args[3]), emit.data(filters, args[8])
-        places = [emit.offset(at, o * line) for o in range(outputs.literal_value) for at in args[6:8]]
-        sums = [accumulators(emit, 2) for _ in places]
-        with builder.if_else(args[2]) as (start, resume):
-            with start:
-                for part in [part for pair in sums for part in pair]:
-                    builder.store(emit.zero, part)
-            with resume:
-                for pair, place in zip(sums, places, strict=True):
-                    for part, real in zip(pair, emit.load_line(data, place), strict=True):
-                        builder.store(real.value, part)
+        sums = [accumulators(emit, 4) for _ in range(count)]
         with cgutils.for_range(builder, args[1]) as loop:
             i = loop.index
             block, lane = builder.udiv(i, emit.const(n)), builder.urem(i, emit.const(n))
             at = builder.add(args[9], builder.add(builder.mul(block, args[12]), builder.mul(lane, args[11])))
             here = builder.mul(i, emit.const(line))
-            (a, b), (c, d) = (emit.load_line(data, builder.add(base, here)) for base in args[4:6])
-            for o in range(outputs.literal_value):
+            plus, minus = (emit.load(data, builder.add(base, here)) for base in args[4:6])
+            for o in range(count):
                 w_at = emit.offset(at, o, args[10])
                 re, im = emit.load_splat(weights, w_at), emit.load_splat(weights, emit.offset(w_at, n))
-                plus, minus = sums[2 * o], sums[2 * o + 1]
-                accumulate(emit, plus[0], a * re, b * im)
-                accumulate(emit, plus[1], b * re, -(a * im))
-                accumulate(emit, minus[0], c * re, -(d * im))
-                accumulate(emit, minus[1], d * re, c * im)
-        for pair, place in zip(sums, places, strict=True):
-            emit.store_line((Real(builder, builder.load(pair[0])), Real(builder, builder.load(pair[1]))), data, place)
+                for place, product in zip(sums[o], (plus * re, plus * im, minus * re, minus * im), strict=True):
+                    accumulate(emit, place, product)
+        lines, places = [], []
+        for o in range(count):
+            plus_re, plus_im, minus_re, minus_im = (Line(total(emit, at)) for at in sums[o])
+            lines += [plus_re + plus_im * -1j, minus_re + minus_im * 1j]
+            places += [emit.offset(at, o * line) for at in args[6:8]]
+        put(emit, args[2], lines, data, places)
         return context.get_dummy_value()
 
     return signature, codegen
 
 
 @intrinsic(prefer_literal=True)
-def correlate(typing_context, shared, space, x, x_minus, x_block, d, d_minus, d_block, steps, x_lines, d_lines, target):  # type: ignore[no-untyped-def]
-    """The line at `target`: L sums over `steps` lane blocks of conj D[f] X[f] + conj(conj D[-f] X[-f]), lane q for the
-    planes at x_lines[q] and d_lines[q]; where `shared`, of L neighbours of x and one of d."""
+def correlate(typing_context, shared, fresh, space, x, x_minus, x_block, d, d_minus, d_block, steps, x_lines, d_lines, y, y_minus):  # type: ignore[no-untyped-def]  # noqa: E501
+    """Adds H1 + i H2 to the line at y and conj H1 + i conj H2 to that at y_minus; `fresh` starts at zero.
+
+    H1 and H2 are 2 L sums over `steps` lane blocks of conj D[f] X[f] + conj(conj D[-f] X[-f]), sum q for the planes at
+    x_lines[q] and d_lines[q]; where `shared`, the L of either are of neighbours of x and of one d.
+    """
     index = types.intp
-    signature = types.void(shared, space, *[index] * 7, x_lines, d_lines, index)
+    signature = types.void(shared, types.boolean, space, *[index] * 7, x_lines, d_lines, index, index)
 
     def codegen(context: Any, builder: Any, signature: Signature, args: Any) -> Any:
         emit = Emitter(context, builder, space.dtype)
-        n, data = emit.count, emit.data(space, args[1])
-        x_ends, d_ends = emit.data(x_lines, args[9]), emit.data(d_lines, args[10])
+        n, line, data = emit.lanes, emit.count, emit.data(space, args[2])
+        x_ends, d_ends = emit.data(x_lines, args[10]), emit.data(d_lines, args[11])
 
         def end(ends: Any, q: int) -> Any:
             return builder.load(builder.gep(ends, [emit.const(q)]))
 
-        if shared.literal_value:
-            first = end(x_ends, 0)
-            x_at, d_at = [emit.offset(first, q * 2 * n) for q in range(n)], [end(d_ends, 0)] * n
-        else:
-            x_at, d_at = [end(x_ends, q) for q in range(n)], [end(d_ends, q) for q in range(n)]
-        re, im = accumulators(emit, n), accumulators(emit, n)
-        for part in re + im:
-            builder.store(emit.zero, part)
-        with cgutils.for_range(builder, args[8]) as loop:
-            to_x, to_d = builder.mul(loop.index, args[4]), builder.mul(loop.index, args[7])
-            for x_base, d_base, sign in ((args[2], args[5], 1), (args[3], args[6], -1)):
-                x_bin, d_bin = builder.add(x_base, to_x), builder.add(d_base, to_d)
-                for q in range(n):
-                    a, b = emit.load_line(data, builder.add(x_bin, x_at[q]))
-                    c, d = emit.load_line(data, builder.add(d_bin, d_at[q]))
-                    accumulate(emit, re[q], a * c, b * d)
-                    accumulate(emit, im[q], *((b * c, -(a * d)) if sign > 0 else (-(b * c), a * d)))
-        sums = [emit.sum_lanes([Real(builder, builder.load(part)) for part in parts]) for parts in (re, im)]
-        emit.store_line((sums[0], sums[1]), data, args[11])
-        return context.get_dummy_value()
+        def sums(first: int) -> Line:
+            """L sums, from number `first` on."""
+            if shared.literal_value:
+                x_first, d_first = end(x_ends, first), end(d_ends, first)
+                x_at, d_at = [emit.offset(x_first, q * line) for q in range(n)], [d_first] * n
+            else:
+                x_at, d_at = ([end(ends, first + q) for q in range(n)] for ends in (x_ends, d_ends))
+            re, im = accumulators(emit, n), accumulators(emit, n)
+            with cgutils.for_range(builder, args[9]) as loop:
+                to_x, to_d = builder.mul(loop.index, args[5]), builder.mul(loop.index, args[8])
+                for x_base, d_base, sign in ((args[3], args[6], 1), (args[4], args[7], -1)):
+                    x_bin, d_bin = builder.add(x_base, to_x), builder.add(d_base, to_d)
+                    for q in range(n):
+                        a, b = emit.load(data, builder.add(x_bin, x_at[q])), emit.load(data, builder.add(d_bin, d_at[q]))
+                        accumulate(emit, re[q], a * b)
+                        accumulate(emit, im[q], a * b.swapped() if sign > 0 else -(a * b.swapped()))
+            return Line(emit.sum_lanes([emit.halves_summed(total(emit, p), total(emit, q)) for p, q in zip(re, im, strict=True)]))
 
-    return signature, codegen
-
-
-@intrinsic
-def pack(typing_context, space, first, second, fresh, y, y_minus):  # type: ignore[no-untyped-def]
-    """Adds H1 + i H2 to the line at y and conj H1 + i conj H2 to that at y_minus; `fresh` starts at zero."""
-    signature = types.void(space, types.intp, types.intp, types.boolean, types.intp, types.intp)
-
-    def codegen(context: Any, builder: Any, signature: Signature, args: Any) -> Any:
-        emit = Emitter(context, builder, space.dtype)
-        data = emit.data(space, args[0])
-        (a, b), (c, d) = emit.load_line(data, args[1]), emit.load_line(data, args[2])
-        lines = [(args[4], (a - d, b + c)), (args[5], (a + d, c - b))]
-        with builder.if_else(args[3]) as (start, resume):
-            with start:
-                for place, line in lines:
-                    emit.store_line(line, data, place)
-            with resume:
-                sums = [
-                    (re + line[0], im + line[1]) for place, line in lines for re, im in [emit.load_line(data, place)]
-                ]
-                for (place, _), line in zip(lines, sums, strict=True):
-                    emit.store_line(line, data, place)
+        first, second = sums(0), sums(n)
+        lines = [first + second * 1j, first.conj() + second.conj() * 1j]
+        put(emit, args[1], lines, data, [args[12], args[13]])
         return context.get_dummy_value()
 
     return signature, codegen
@@ -191,55 +185,31 @@ def product_kernel(dtype: str) -> Callable[..., None]:
 
     def kernel(lo, hi, T, space, filters, job):  # type: ignore[no-untyped-def]
         across, step, leap = job[W_OUTPUT], job[W_STEP], job[W_BLOCK]
+        whole = job[COUNT] // OUTPUTS * OUTPUTS
         for ky in range(lo, hi):
             for kx in range(T // 2 + 1):
                 if kx % (T // 2) == 0 and ky > T // 2:  # the other one of its pair is done
                     continue
                 ny, nx = (T - ky) % T, (T - kx) % T
-                x_plus, x_minus = (
-                    job[X_AT] + ky * job[X_ROW] + kx * job[X_BIN],
-                    job[X_AT] + ny * job[X_ROW] + nx * job[X_BIN],
-                )
-                y_plus, y_minus = (
-                    job[Y_AT] + ky * job[Y_ROW] + kx * job[Y_BIN],
-                    job[Y_AT] + ny * job[Y_ROW] + nx * job[Y_BIN],
-                )
+                x, x_minus = bin_at(job, X_AT, ky, kx), bin_at(job, X_AT, ny, nx)
+                y, y_minus = bin_at(job, Y_AT, ky, kx), bin_at(job, Y_AT, ny, nx)
                 if job[SWAPPED]:
-                    x_plus, x_minus, y_plus, y_minus = x_minus, x_plus, y_minus, y_plus
-                w_bin = job[W_AT] + ky * job[W_ROW] + kx * job[W_BIN]
+                    x, x_minus, y, y_minus = x_minus, x, y_minus, y
+                w_bin = bin_at(job, W_AT, ky, kx)
                 for block in range(job[BLOCKS]):
                     for group in range(job[GROUPS]):
-                        to_x, to_y = (
-                            block * job[X_BLOCK] + group * job[X_GROUP],
-                            block * job[Y_BLOCK] + group * job[Y_GROUP],
-                        )
+                        to_x = block * job[X_BLOCK] + group * job[X_GROUP]
+                        to_y = block * job[Y_BLOCK] + group * job[Y_GROUP]
                         for i in range(0, job[STEPS], DEPTH):
                             steps, fresh = min(DEPTH, job[STEPS] - i), i == 0
-                            x, xm = x_plus + to_x + i * LINE, x_minus + to_x + i * LINE
+                            xi, xmi = x + to_x + i * LINE, x_minus + to_x + i * LINE
                             w = w_bin + group * job[W_GROUP] + i // LANES * leap
-                            whole = job[COUNT] // OUTPUTS * OUTPUTS
                             for o in range(0, whole, OUTPUTS):
-                                y, ym = y_plus + to_y + o * LINE, y_minus + to_y + o * LINE
-                                multiply(
-                                    OUTPUTS,
-                                    steps,
-                                    fresh,
-                                    space,
-                                    x,
-                                    xm,
-                                    y,
-                                    ym,
-                                    filters,
-                                    w + o * across,
-                                    across,
-                                    step,
-                                    leap,
-                                )
+                                yo, ymo, wo = y + to_y + o * LINE, y_minus + to_y + o * LINE, w + o * across
+                                multiply(OUTPUTS, steps, fresh, space, xi, xmi, yo, ymo, filters, wo, across, step, leap)
                             for o in range(whole, job[COUNT]):
-                                y, ym = y_plus + to_y + o * LINE, y_minus + to_y + o * LINE
-                                multiply(
-                                    1, steps, fresh, space, x, xm, y, ym, filters, w + o * across, across, step, leap
-                                )
+                                yo, ymo, wo = y + to_y + o * LINE, y_minus + to_y + o * LINE, w + o * across
+                                multiply(1, steps, fresh, space, xi, xmi, yo, ymo, filters, wo, across, step, leap)
 
     array = types.Array(real, 1, "C")
     return compiled(f"product_{dtype}", types.void(*[types.intp] * 3, array, array, INDICES), kernel)
@@ -247,12 +217,12 @@ def product_kernel(dtype: str) -> Callable[..., None]:
 
 @cache
 def weight_product_kernel(dtype: str) -> Callable[..., None]:
-    """weight_product(lo, hi, T, space, scratch, job): weight_grad, the bins of rows lo..hi and their opposites."""
+    """weight_product(lo, hi, T, space, job): weight_grad, the bins of rows lo..hi and their opposites."""
     real = getattr(types, dtype)
     LINE = 2 * lanes(real.bitwidth // 8)
     LANES = LINE // 2
 
-    def kernel(lo, hi, T, space, scratch, job):  # type: ignore[no-untyped-def]
+    def kernel(lo, hi, T, space, job):  # type: ignore[no-untyped-def]
         lines = job[LINES]
         x_lines, d_lines = np.empty(lines * LINE, np.int64), np.empty(lines * LINE, np.int64)
         for i in range(lines * LINE):
@@ -260,53 +230,23 @@ def weight_product_kernel(dtype: str) -> Callable[..., None]:
             pair = begin + i % LINE % (job[PAIRS] - begin)  # past the last pair, those of its own line again
             k, c = divmod(pair, job[CHANNELS])
             x_lines[i], d_lines[i] = (k // job[FILTERS] * job[CHANNELS] + c) * LINE, k * LINE
-        shared = job[CHANNELS] % LANES == 0
+        shared, x_block, d_block = job[CHANNELS] % LANES == 0, job[X_BLOCK], job[W_BLOCK]
         for ky in range(lo, hi):
             for kx in range(T // 2 + 1):
                 if kx % (T // 2) == 0 and ky > T // 2:
                     continue
                 ny, nx = (T - ky) % T, (T - kx) % T
-                x, xm = job[X_AT] + ky * job[X_ROW] + kx * job[X_BIN], job[X_AT] + ny * job[X_ROW] + nx * job[X_BIN]
-                d, dm = job[W_AT] + ky * job[W_ROW] + kx * job[W_BIN], job[W_AT] + ny * job[W_ROW] + nx * job[W_BIN]
-                y, ym = job[Y_AT] + ky * job[Y_ROW] + kx * job[Y_BIN], job[Y_AT] + ny * job[Y_ROW] + nx * job[Y_BIN]
                 for block in range(0, job[BLOCKS], SLAB):
                     steps, fresh = min(SLAB, job[BLOCKS] - block), job[FRESH] != 0 and block == 0
-                    to_x, to_d = block * job[X_BLOCK], block * job[W_BLOCK]
-                    for i in range(lines):
-                        for half in range(2):
-                            xs, ds = x_lines[i * LINE + half * LANES :], d_lines[i * LINE + half * LANES :]
-                            if shared:
-                                correlate(
-                                    1,
-                                    space,
-                                    x + to_x,
-                                    xm + to_x,
-                                    job[X_BLOCK],
-                                    d + to_d,
-                                    dm + to_d,
-                                    job[W_BLOCK],
-                                    steps,
-                                    xs,
-                                    ds,
-                                    scratch + half * LINE,
-                                )
-                            else:
-                                correlate(
-                                    0,
-                                    space,
-                                    x + to_x,
-                                    xm + to_x,
-                                    job[X_BLOCK],
-                                    d + to_d,
-                                    dm + to_d,
-                                    job[W_BLOCK],
-                                    steps,
-                                    xs,
-                                    ds,
-                                    scratch + half * LINE,
-                                )
-                        pack(space, scratch, scratch + LINE, fresh, y + i * LINE, ym + i * LINE)
+                    x, xm = bin_at(job, X_AT, ky, kx) + block * x_block, bin_at(job, X_AT, ny, nx) + block * x_block
+                    d, dm = bin_at(job, W_AT, ky, kx) + block * d_block, bin_at(job, W_AT, ny, nx) + block * d_block
+                    y, ym = bin_at(job, Y_AT, ky, kx), bin_at(job, Y_AT, ny, nx)
+                    for at in range(0, lines * LINE, LINE):
+                        xs, ds, yl, yml = x_lines[at:], d_lines[at:], y + at, ym + at
+                        if shared:
+                            correlate(1, fresh, space, x, xm, x_block, d, dm, d_block, steps, xs, ds, yl, yml)
+                        else:
+                            correlate(0, fresh, space, x, xm, x_block, d, dm, d_block, steps, xs, ds, yl, yml)
 
-    return compiled(
-        f"weight_product_{dtype}", types.void(*[types.intp] * 3, types.Array(real, 1, "C"), types.intp, INDICES), kernel
-    )
+    signature = types.void(*[types.intp] * 3, types.Array(real, 1, "C"), INDICES)
+    return compiled(f"weight_product_{dtype}", signature, kernel)

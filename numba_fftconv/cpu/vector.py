@@ -1,14 +1,16 @@
 """SIMD vectors as Python objects: operators that emit LLVM vector instructions.
 
-A vector holds one real of each of L planes. `lanes` picks L so that a vector is 256 bits: 8 float32 or 4 float64; LLVM
-splits or joins it where the machine has other registers. A `line` is 2 L reals, the real parts of L complex values and
-then their imaginary parts: 64 bytes, one cache line.
+A vector is 64 bytes, one cache line and one register of AVX-512; LLVM splits it where registers are shorter. Its lower
+and its upper half have a real for each of L planes, L = `lanes(itemsize)`: 8 float32 or 4 float64. A `line` is a vector
+that holds L complex values, real parts in the lower half and imaginary parts in the upper: a complex sum is one
+instruction, a product with a constant two and a shuffle (none where halves are registers of their own).
 
 Instructions carry the flags contract (a * b + c may be one fused multiply-add) and nsz (x + 0 is x). They carry none
 that would let LLVM change the order of a sum or assume finite values: results are the same bits in every call, and a
 NaN goes wherever arithmetic takes it.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 from llvmlite import ir
@@ -20,55 +22,103 @@ LINE_BYTES = 64
 
 
 def lanes(itemsize: int) -> int:
-    """Planes in one vector: half a cache line."""
+    """Planes in one half of a vector."""
     return LINE_BYTES // (2 * itemsize)
 
 
-class Real:
-    """One vector of reals inside an LLVM builder."""
+class Vector:
+    """One vector of reals inside an LLVM builder. Python's number 0 is an exact zero."""
 
     def __init__(self, builder: Any, value: Any) -> None:
         self.builder, self.value = builder, value
 
-    def _emit(self, operation: str, *values: Any) -> "Real":
-        return Real(self.builder, getattr(self.builder, operation)(*values, flags=FLAGS))
+    def _emit(self, operation: str, *values: Any) -> "Vector":
+        return Vector(self.builder, getattr(self.builder, operation)(*values, flags=FLAGS))
 
-    def __add__(self, other: "Real | int") -> "Real":
-        return self._emit("fadd", self.value, other.value) if isinstance(other, Real) else self
+    def __add__(self, other: "Vector | float") -> "Vector":
+        return self._emit("fadd", self.value, other.value) if isinstance(other, Vector) else self
 
     __radd__ = __add__
 
-    def __sub__(self, other: "Real | int") -> "Real":
-        return self._emit("fsub", self.value, other.value) if isinstance(other, Real) else self
+    def __sub__(self, other: "Vector | float") -> "Vector":
+        return self._emit("fsub", self.value, other.value) if isinstance(other, Vector) else self
 
-    def __rsub__(self, other: int) -> "Real":
+    def __rsub__(self, zero: float) -> "Vector":
         return -self
 
-    def __neg__(self) -> "Real":
+    def __neg__(self) -> "Vector":
         return self._emit("fneg", self.value)
 
-    def __mul__(self, other: "Real") -> "Real":
+    def __mul__(self, other: "Vector") -> "Vector":
         return self._emit("fmul", self.value, other.value)
 
-    def __rmul__(self, constant: float) -> "Real | int":
+    def __rmul__(self, constant: float) -> "Vector | int":
         if constant == 0:
             return 0
         if abs(constant) == 1:
             return self if constant > 0 else -self
-        kind = self.value.type
-        return self._emit("fmul", self.value, ir.Constant(kind, [constant] * kind.count))
+        return self.by_halves(constant, constant)
+
+    def by_halves(self, low: float, high: float) -> "Vector":
+        """The lower half times one constant, the upper half times another."""
+        half = self.value.type.count // 2
+        return self * Vector(self.builder, ir.Constant(self.value.type, [low] * half + [high] * half))
+
+    def shuffle(self, other: "Vector", order: Sequence[int]) -> "Vector":
+        """The elements of these numbers, counted through both vectors."""
+        return Vector(self.builder, shuffle(self.builder, self.value, other.value, order))
+
+    def swapped(self) -> "Vector":
+        """The halves exchanged."""
+        half = self.value.type.count // 2
+        return self.shuffle(self, [*range(half, 2 * half), *range(half)])
+
+
+class Line:
+    """L complex values in one vector, for `butterfly.fft`."""
+
+    def __init__(self, vector: Vector) -> None:
+        self.vector = vector
+
+    def __add__(self, other: "Line | complex") -> "Line":
+        return Line(self.vector + other.vector) if isinstance(other, Line) else self
+
+    __radd__ = __add__
+
+    def __sub__(self, other: "Line | complex") -> "Line":
+        return Line(self.vector - other.vector) if isinstance(other, Line) else self
+
+    def __rsub__(self, zero: complex) -> "Line":
+        return Line(-self.vector)
+
+    def __mul__(self, w: complex) -> "Line | int":
+        """(a + ib)(c + is) = ac + i bc + (-bs + i as)."""
+        straight = w.real * self.vector
+        turned = self.vector.swapped().by_halves(-w.imag, w.imag) if w.imag else 0
+        total = straight + turned
+        return Line(total) if isinstance(total, Vector) else 0
+
+    def conj(self) -> "Line":
+        return Line(self.vector.by_halves(1, -1))
+
+
+def shuffle(builder: Any, a: Any, b: Any, order: Sequence[int]) -> Any:
+    """The elements of two LLVM vectors, counted through both, in this order."""
+    return builder.shuffle_vector(a, b, ir.Constant(ir.VectorType(INT32, len(order)), list(order)))
 
 
 class Emitter:
-    """What a codelet needs of one LLVM function: loads, stores, masks and shuffles of vectors of `count` reals."""
+    """What a codelet needs of one LLVM function: loads, stores, masks and shuffles of vectors of 2 L reals."""
 
     def __init__(self, context: Any, builder: Any, dtype: types.Type) -> None:
         self.context, self.builder = context, builder
-        self.count = lanes(dtype.bitwidth // 8)
         self.itemsize = dtype.bitwidth // 8
+        self.lanes = lanes(self.itemsize)
+        self.count = 2 * self.lanes
         self.scalar = context.get_value_type(dtype)
-        self.kind = ir.VectorType(self.scalar, self.count)
-        self.zero = ir.Constant(self.kind, [0.0] * self.count)
+        self.half = ir.VectorType(self.scalar, self.lanes)
+        self.whole = ir.VectorType(self.scalar, self.count)
+        self.zero = ir.Constant(self.whole, [0.0] * self.count)
 
     def data(self, array_type: types.Array, array: Any) -> Any:
         """The pointer to the first element of a Numba array."""
@@ -85,22 +135,26 @@ class Emitter:
             index, self.const(steps) if stride is None else self.builder.mul(stride, self.const(steps))
         )
 
-    def _pointer(self, data: Any, index: Any) -> Any:
-        return self.builder.bitcast(self.builder.gep(data, [index]), self.kind.as_pointer())
+    # ---- memory ------------------------------------------------------------------------------------------------------
 
-    def load(self, data: Any, index: Any) -> Real:
-        return Real(self.builder, self.builder.load(self._pointer(data, index), align=self.itemsize))
+    def _pointer(self, data: Any, index: Any, kind: ir.VectorType) -> Any:
+        return self.builder.bitcast(self.builder.gep(data, [index]), kind.as_pointer())
 
-    def store(self, real: "Real | int", data: Any, index: Any) -> None:
-        value = real.value if isinstance(real, Real) else self.zero
-        self.builder.store(value, self._pointer(data, index), align=self.itemsize)
+    def load(self, data: Any, index: Any) -> Vector:
+        return Vector(self.builder, self.builder.load(self._pointer(data, index, self.whole), align=self.itemsize))
 
-    def load_line(self, data: Any, index: Any) -> tuple[Real, Real]:
-        return self.load(data, index), self.load(data, self.offset(index, self.count))
+    def load_line(self, data: Any, index: Any) -> Line:
+        return Line(self.load(data, index))
 
-    def store_line(self, pair: tuple[Any, Any], data: Any, index: Any) -> None:
-        self.store(pair[0], data, index)
-        self.store(pair[1], data, self.offset(index, self.count))
+    def store(self, value: "Vector | Line | complex", data: Any, index: Any) -> None:
+        vector = value.vector if isinstance(value, Line) else value
+        bits = vector.value if isinstance(vector, Vector) else self.zero
+        self.builder.store(bits, self._pointer(data, index, self.whole), align=self.itemsize)
+
+    def store_half(self, vector: Vector, part: int, data: Any, index: Any) -> None:
+        """Stores the lower (0) or the upper (1) half."""
+        half = shuffle(self.builder, vector.value, vector.value, range(part * self.lanes, (part + 1) * self.lanes))
+        self.builder.store(half, self._pointer(data, index, self.half), align=self.itemsize)
 
     def prefetch(self, data: Any, index: Any, write: bool) -> None:
         """Asks for the cache line of an element before it is read or written."""
@@ -109,88 +163,92 @@ class Emitter:
         address = self.builder.bitcast(self.builder.gep(data, [index]), ir.IntType(8).as_pointer())
         self.builder.call(function, [address, INT32(int(write)), INT32(3), INT32(1)])
 
-    def splat(self, scalar: Any) -> Real:
-        return Real(self.builder, self._splat(scalar, self.kind))
+    def at_address(self, address: Any, kind: ir.VectorType) -> Any:
+        """A pointer to a vector from a 64-bit byte address."""
+        return self.builder.inttoptr(address, kind.as_pointer())
 
-    def load_splat(self, data: Any, index: Any) -> Real:
-        return self.splat(self.builder.load(self.builder.gep(data, [index])))
+    def mask(self, bits: Any, base: int, count: int) -> Any:
+        """Of a 64-bit set of positions: which of the `count` from base on it holds."""
+        some = self.builder.lshr(bits, self.const(base)) if base else bits
+        narrow = self.builder.trunc(some, ir.IntType(count))
+        return self.builder.bitcast(narrow, ir.VectorType(BOOL, count))
 
-    def _splat(self, scalar: Any, kind: ir.VectorType) -> Any:
-        undefined = ir.Constant(kind, ir.Undefined)
-        first = self.builder.insert_element(undefined, scalar, INT32(0))
-        return self.builder.shuffle_vector(
-            first, undefined, ir.Constant(ir.VectorType(INT32, self.count), [0] * self.count)
+    def load_row_part(self, address: Any, bits: Any, base: int) -> Any:
+        """Positions base .. base + L of a row, those of the set `bits`, zero at the others; as an LLVM vector."""
+        kind = self.half
+        pointer = self.at_address(self.builder.add(address, self.const(base * self.itemsize)), kind)
+        mask = self.mask(bits, base, kind.count)
+        signature = ir.FunctionType(kind, [kind.as_pointer(), INT32, mask.type, kind])
+        zero = ir.Constant(kind, [0.0] * kind.count)
+        return self.builder.call(self._masked("load", kind, signature), [pointer, INT32(self.itemsize), mask, zero])
+
+    def store_row_part(self, vector: Vector, address: Any, bits: Any, base: int) -> None:
+        """Writes positions base .. base + 2 L of a row, those of the set `bits`."""
+        kind = self.whole
+        pointer = self.at_address(self.builder.add(address, self.const(base * self.itemsize)), kind)
+        mask = self.mask(bits, base, kind.count)
+        signature = ir.FunctionType(ir.VoidType(), [kind, kind.as_pointer(), INT32, mask.type])
+        self.builder.call(
+            self._masked("store", kind, signature), [vector.value, pointer, INT32(self.itemsize), mask]
         )
 
-    def mask(self, bits: Any, base: int) -> Any:
-        """Of a 64-bit set of positions: which of base, base + 1, ... it holds."""
-        some = self.builder.lshr(bits, self.const(base)) if base else bits
-        narrow = self.builder.trunc(some, ir.IntType(self.count))
-        return self.builder.bitcast(narrow, ir.VectorType(BOOL, self.count))
-
-    def at_address(self, address: Any) -> Any:
-        """A pointer to a vector from a 64-bit byte address."""
-        return self.builder.inttoptr(address, self.kind.as_pointer())
-
-    def masked_load(self, pointer: Any, mask: Any) -> Any:
-        signature = ir.FunctionType(self.kind, [self.kind.as_pointer(), INT32, mask.type, self.kind])
-        return self.builder.call(self._masked("load", signature), [pointer, INT32(self.itemsize), mask, self.zero])
-
-    def masked_store(self, value: Any, pointer: Any, mask: Any) -> None:
-        signature = ir.FunctionType(ir.VoidType(), [self.kind, self.kind.as_pointer(), INT32, mask.type])
-        self.builder.call(self._masked("store", signature), [value, pointer, INT32(self.itemsize), mask])
-
-    def store_first(self, value: Any, data: Any, index: Any, count: int) -> None:
-        """Stores the first `count` lanes."""
-        mask = ir.Constant(ir.VectorType(BOOL, self.count), [i < count for i in range(self.count)])
-        if count == self.count:
-            self.store(Real(self.builder, value), data, index)
-        else:
-            self.masked_store(value, self._pointer(data, index), mask)
-
-    def _masked(self, operation: str, signature: ir.FunctionType) -> Any:
-        name = f"llvm.masked.{operation}.v{self.count}f{8 * self.itemsize}.p0"
+    def _masked(self, operation: str, kind: ir.VectorType, signature: ir.FunctionType) -> Any:
+        name = f"llvm.masked.{operation}.v{kind.count}f{8 * self.itemsize}.p0"
         return cgutils.get_or_insert_function(self.builder.module, signature, name)
 
-    def transpose(self, rows: list[Any]) -> list[Any]:
-        """L vectors of L reals, rows and columns exchanged by log2 L perfect shuffles."""
-        n, kind = self.count, ir.VectorType(INT32, self.count)
+    # ---- registers ---------------------------------------------------------------------------------------------------
 
-        def weave(base: int) -> ir.Constant:
-            return ir.Constant(kind, [base + i // 2 + (n if i % 2 else 0) for i in range(n)])
+    def splat(self, scalar: Any) -> Vector:
+        undefined = ir.Constant(self.whole, ir.Undefined)
+        first = self.builder.insert_element(undefined, scalar, INT32(0))
+        return Vector(self.builder, shuffle(self.builder, first, undefined, [0] * self.count))
 
-        low, high, done = weave(0), weave(n // 2), 1
-        while done < n:
-            rows = [
-                self.builder.shuffle_vector(rows[i // 2], rows[i // 2 + n // 2], high if i % 2 else low)
-                for i in range(n)
-            ]
-            done *= 2
-        return rows
+    def load_splat(self, data: Any, index: Any) -> Vector:
+        return self.splat(self.builder.load(self.builder.gep(data, [index])))
 
-    def sum_lanes(self, reals: list[Real]) -> Real:
-        """L vectors to one: lane j is the sum over the lanes of vector j, added as a balanced tree.
+    def join(self, low: Any, high: Any) -> Vector:
+        """Two LLVM vectors of L reals as one of 2 L."""
+        return Vector(self.builder, shuffle(self.builder, low, high, range(self.count)))
 
-        Neighbours are added within each 128-bit half until a half holds one sum of each vector, then the halves: every
-        shuffle is one instruction.
+    def join_halves(self, low: "Vector | float", high: "Vector | float", part: int) -> Line:
+        """The same half of two vectors: the line low + i high, lanes from the lower (0) or upper (1) half."""
+        a, b = (v if isinstance(v, Vector) else Vector(self.builder, self.zero) for v in (low, high))
+        taken = range(part * self.lanes, (part + 1) * self.lanes)
+        return Line(a.shuffle(b, [*taken, *(self.count + i for i in taken)]))
+
+    def transpose(self, rows: Sequence[Vector]) -> list[Vector]:
+        """L vectors, rows and columns exchanged in their lower and in their upper halves."""
+        n, near, rows = self.lanes, 16 // self.itemsize, list(rows)
+        for step in (1 << level for level in range(n.bit_length() - 1)):
+            for i in range(n):
+                if not i & step:
+                    rows[i], rows[i | step] = self._weave(rows[i], rows[i | step], step)
+        # Within 16 bytes the columns came out in the order 0, 2, 1, 3.
+        return [rows[j - j % near + j % near // 2 + j % 2 * (near // 2)] for j in range(n)]
+
+    def halves_summed(self, re: Vector, im: Vector) -> Vector:
+        """The lower half of `re` plus its upper one, and the upper half of `im` minus its lower one."""
+        n = self.lanes
+        a = re.shuffle(im, [*range(n), *range(3 * n, 4 * n)])
+        b = re.shuffle(im, [*range(n, 2 * n), *range(2 * n, 3 * n)])
+        return a + b.by_halves(1, -1)
+
+    def sum_lanes(self, vectors: Sequence[Vector]) -> Vector:
+        """L vectors to one: in either half lane j is the sum over that half of vector j, added as a balanced tree."""
+        step = 1
+        while len(vectors) > 1:
+            woven = (self._weave(a, b, step) for a, b in zip(vectors[0::2], vectors[1::2], strict=True))
+            vectors, step = [low + high for low, high in woven], 2 * step
+        return vectors[0]
+
+    def _weave(self, a: Vector, b: Vector, step: int) -> list[Vector]:
+        """The lower and the upper parts of all chunks of two vectors, `step` elements of each in turn.
+
+        A chunk is 16 bytes while that is possible: there a shuffle of two vectors is one cheap instruction.
         """
-        half = self.count // 2
-        within = [
-            [
-                i % half * 2 % half + i // half * half + (0 if i % half < half // 2 else self.count)
-                for i in range(self.count)
-            ]
+        chunk = max(16 // self.itemsize, 2 * step)
+        units = [at + u for at in range(0, self.count, chunk) for u in range(0, chunk // 2, step)]
+        return [
+            a.shuffle(b, [unit + part + source + e for unit in units for source in (0, self.count) for e in range(step)])
+            for part in (0, chunk // 2)
         ]
-        within.append([i + 1 for i in within[0]])
-        across = [[i if i < half else i - half + self.count for i in range(self.count)]]
-        across.append([i + half for i in across[0]])
-        while len(reals) > 1:
-            first, second = (
-                ir.Constant(ir.VectorType(INT32, self.count), mask) for mask in (within if len(reals) > 2 else across)
-            )
-            reals = [
-                Real(self.builder, self.builder.shuffle_vector(u.value, v.value, first))
-                + Real(self.builder, self.builder.shuffle_vector(u.value, v.value, second))
-                for u, v in zip(reals[0::2], reals[1::2], strict=True)
-            ]
-        return reals[0]
