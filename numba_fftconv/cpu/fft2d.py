@@ -50,7 +50,7 @@ PLANES_SIZE = 23
 # What a kernel knows of a spectrum in the workspace (an int64 vector, see `Spectrum`).  All in reals.
 AT, CHANNELS, BIN_PITCH, ROW_PITCH, FIRST_BLOCK, FIRST_CHANNEL = range(6)
 
-# One lane of a task: where its tile begins, and which of its positions exist.
+# One lane of a task: where its tile begins, which of its positions exist, and an address that can be read.
 ORIGIN, ROW_STEP, ROW_FIRST, ROW_END, BITS, COLUMN_FIRST, COLUMN_END, PLANE, START_ROW, START_COLUMN = range(10)
 LANE_SIZE = 10
 
@@ -73,13 +73,17 @@ def positions(first, end):  # type: ignore[no-untyped-def]
 
 @njit
 def place_lanes(table, planes, block, channel, width, T):  # type: ignore[no-untyped-def]
-    """Fills the lane table of one task: `width` lanes of a block.  An absent lane has no rows."""
+    """Fills the lane table of one task: `width` lanes of a block.  An absent lane has no rows.
+
+    What a mask leaves out of a load is not read, but where its address is no memory at all processors take hundreds of
+    cycles to see that: absent rows have the address of a plane.
+    """
     unit, piece = block // planes[UNIT_BLOCKS], block % planes[UNIT_BLOCKS]
     begin = unit * planes[UNIT] + piece * width
     end = min(min(begin + width, (unit + 1) * planes[UNIT]), planes[LANES])
     for q in range(width):
         lane = begin + q
-        table[q, ROW_END] = 0
+        table[q, ROW_END], table[q, PLANE] = 0, planes[ADDRESS]
         if lane < end:
             outer, inner = lane // planes[INNERS], lane % planes[INNERS]
             down, across = inner // planes[ACROSS], inner % planes[ACROSS]
@@ -127,11 +131,12 @@ def fft_column(typing_context, T, sign, inputs, outputs, source, at, step, targe
 def lane_row(emit: Emitter, table: Any, lane: int, row: Any) -> tuple[Any, Any]:
     """Of a lane of the table: the address of tile row `row`, and the set of positions in it that hold samples."""
     b = emit.builder
-    origin, step, first, end, bits = (
-        b.load(b.gep(table, [emit.const(lane * LANE_SIZE + j)])) for j in (ORIGIN, ROW_STEP, ROW_FIRST, ROW_END, BITS)
+    origin, step, first, end, bits, plane = (
+        b.load(b.gep(table, [emit.const(lane * LANE_SIZE + j)]))
+        for j in (ORIGIN, ROW_STEP, ROW_FIRST, ROW_END, BITS, PLANE)
     )
     inside = b.and_(b.icmp_signed(">=", row, first), b.icmp_signed("<", row, end))
-    return b.add(origin, b.mul(row, step)), b.select(inside, bits, emit.const(0))
+    return b.select(inside, b.add(origin, b.mul(row, step)), plane), b.select(inside, bits, emit.const(0))
 
 
 def load_columns(emit: Emitter, low: list[tuple[Any, Any]], high: list[tuple[Any, Any]], inputs: int) -> list[Vector]:
@@ -251,7 +256,7 @@ def rows_of_scratch(address, width, pitch, step, T):  # type: ignore[no-untyped-
     table = np.zeros((width, LANE_SIZE), np.int64)
     for q in range(width):
         table[q, ORIGIN], table[q, ROW_STEP] = address + q * pitch, step
-        table[q, ROW_END], table[q, BITS] = T, positions(0, T)
+        table[q, ROW_END], table[q, BITS], table[q, PLANE] = T, positions(0, T), address
     return table
 
 
