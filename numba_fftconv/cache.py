@@ -1,4 +1,4 @@
-"""Compiled kernels on disk: where they lie, and when they are out of date.
+"""Compiled kernels: how they are compiled, where they lie on disk, and when they are out of date.
 
 Numba's own disk cache looks at the file of the compiled function alone, so an edit of a codelet in another file would
 go unseen; and it keeps all specialisations of a function behind one index that two processes may write at once. Here a
@@ -20,7 +20,8 @@ import llvmlite
 import numba
 import numpy as np
 from llvmlite import binding
-from numba.core import caching
+from numba.core import caching, types
+from numba.core.typing.templates import Signature
 
 
 @cache
@@ -91,3 +92,22 @@ class KernelCache(caching.FunctionCache):
     """The disk cache of one kernel, whose name must tell its specialisation."""
 
     _impl_class = _CacheImpl
+
+
+INDICES = types.Array(types.int64, 1, "C")
+
+
+def compiled(name: str, signature: Signature, function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function as a kernel of that name, from the disk cache if it is there: no GIL, no bounds checks."""
+    function.__name__ = function.__qualname__ = name
+    dispatcher = numba.njit(nogil=True, boundscheck=False, error_model="numpy")(function)
+    dispatcher._cache = KernelCache(dispatcher.py_func)
+    dispatcher.compile(signature)
+    return dispatcher
+
+
+@cache
+def address(kernel: Any) -> int:
+    """Where the machine code of a kernel begins, for compiled code that calls it."""
+    (result,) = kernel.overloads.values()
+    return int(result.library.get_pointer_to_function(result.fndesc.llvm_func_name))

@@ -53,6 +53,11 @@ class PlaneMap:
     limit: int
     segments: int
 
+    @property
+    def numbers(self) -> tuple[int, int, int, int, int]:
+        """What a kernel needs to know."""
+        return self.start, self.advance, self.spacing, self.first, self.limit
+
     def end(self, extent: int) -> int:
         """The end of the tile positions that can hold a sample."""
         last = (extent - 1) * self.spacing - self.start

@@ -282,7 +282,7 @@ class ConvPlan:
         first, second = (given[name] for name in row.operands)
         weight = second if isinstance(values[1], SpectralWeight) else self._planes(row.maps[1], second)
         operands = self._planes(row.maps[0], first), weight, self._planes(row.maps[2], result)
-        return engine.Run(choice.work, choice.schedule, *operands, space.view(self.dtype), given.get("bias")), result
+        return engine.Run.of_pass(choice.work, choice.schedule, *operands, space.view(self.dtype), given.get("bias")), result
 
     def _shape(self, name: str) -> tuple[int, ...]:
         """The shape of an operand or result, in the caller's words."""

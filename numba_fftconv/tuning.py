@@ -8,6 +8,7 @@ Source of the roofline: Williams, Waterman, Patterson, Communications of the ACM
 """
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -132,7 +133,14 @@ def cpu_work(geometry: ConvGeometry, itemsize: int, T: int, row: Pass) -> Work:
         ends = (getattr(axis, maps)(T).end(n) for axis, n in zip((g.rows, g.cols), size, strict=True))
         extents.append(quarters(max(ends), T))
     segments = g.rows.segments(T, row.name) * g.cols.segments(T, row.name)
-    return Work(row.name, itemsize, T, max(1, g.N), g.C, g.K, g.groups, segments, (extents[0], extents[1], extents[2]))
+    work = Work(row.name, itemsize, T, max(1, g.N), g.C, g.K, g.groups, segments, (extents[0], extents[1], extents[2]))
+    return min((work, *work.exchanges()), key=_seconds_alone)
+
+
+@lru_cache(4096)
+def _seconds_alone(work: Work) -> float:
+    """On one thread with all the memory it wants: what the bits of a result depend on, no thread or limit may change."""
+    return min(choice.seconds for choice in _on_cpu(work, 1))
 
 
 def choose(geometry: ConvGeometry, dtype: str, device: str, T: int, limit: int | None, threads: int) -> Choice:

@@ -20,7 +20,7 @@ LAYERS = [
     ["plan"],
     ["tuning", "explain", "passes", "arrays", "geometry"],
     ["cpu.engine", "cpu.model"],
-    ["cpu.schedule", "cpu.threads"],
+    ["cpu.worker", "cpu.program", "cpu.schedule", "cpu.threads"],
     ["cpu.product", "cpu.fft2d", "cpu.butterfly", "cpu.vector", "cpu"],
     ["cache", "errors"],
 ]

@@ -30,22 +30,20 @@ from numba import njit, types
 from numba.core.typing.templates import Signature
 from numba.extending import intrinsic
 
-from ..cache import KernelCache
+from ..cache import INDICES, compiled
 from .butterfly import Pair, fft
 from .vector import Emitter, Line, Vector, lanes
 
 # ---- index maps ------------------------------------------------------------------------------------------------------
 
 # What a kernel knows of an array of planes (an int64 vector, see engine.Operand).  Strides are in bytes.
-ADDRESS, OUTER, INNER, CHANNEL, ROW, COLUMN = range(
-    6
-)  # plane of (lane, channel): OUTER * (lane // INNERS) + INNER * (lane % INNERS) + ...
-INNERS, ACROSS = 6, 7  # lane % INNERS is also the segment; ACROSS segments lie side by side
-HEIGHT, WIDTH = 8, 9  # samples of a plane
-UNIT, UNIT_BLOCKS, LANES = 10, 11, 12  # lanes come in units of UNIT, a unit takes UNIT_BLOCKS blocks; LANES in all
-MAP_ROWS, MAP_COLUMNS = 13, 18  # two plane maps of five numbers:
+# plane of (lane, channel): OUTER * (lane // INNERS) + INNER * (lane % INNERS) + CHANNEL * (channel // DEEP)
+ADDRESS, OUTER, INNER, CHANNEL, ROW, COLUMN, INNERS, DEEP = range(8)
+ACROSS = 8  # segments side by side; the segment is lane % INNERS + channel % DEEP, where one of the two is 1
+HEIGHT, WIDTH = 9, 10  # samples of a plane
+UNIT, UNIT_BLOCKS, LANES = 11, 12, 13  # lanes come in units of UNIT, a unit takes UNIT_BLOCKS blocks; LANES in all
+MAP_ROWS, MAP_COLUMNS = 14, 19  # two plane maps of five numbers:
 START, ADVANCE, SPACING, FIRST, LIMIT = range(5)
-PLANES_SIZE = 23
 
 # What a kernel knows of a spectrum in the workspace (an int64 vector, see `Spectrum`).  All in reals.
 AT, CHANNELS, BIN_PITCH, ROW_PITCH, FIRST_BLOCK, FIRST_CHANNEL = range(6)
@@ -86,11 +84,12 @@ def place_lanes(table, planes, block, channel, width, T):  # type: ignore[no-unt
         table[q, ROW_END], table[q, PLANE] = 0, planes[ADDRESS]
         if lane < end:
             outer, inner = lane // planes[INNERS], lane % planes[INNERS]
-            down, across = inner // planes[ACROSS], inner % planes[ACROSS]
+            upper, segment = channel // planes[DEEP], inner + channel % planes[DEEP]
+            down, across = segment // planes[ACROSS], segment % planes[ACROSS]
             y, table[q, ROW_FIRST], table[q, ROW_END] = overlap(planes, MAP_ROWS, down, planes[HEIGHT], T)
             x, first, last = overlap(planes, MAP_COLUMNS, across, planes[WIDTH], T)
             table[q, COLUMN_FIRST], table[q, COLUMN_END], table[q, BITS] = first, last, positions(first, last)
-            plane = planes[ADDRESS] + outer * planes[OUTER] + inner * planes[INNER] + channel * planes[CHANNEL]
+            plane = planes[ADDRESS] + outer * planes[OUTER] + inner * planes[INNER] + upper * planes[CHANNEL]
             table[q, PLANE], table[q, START_ROW], table[q, START_COLUMN] = plane, y, x
             table[q, ORIGIN], table[q, ROW_STEP] = plane + y * planes[ROW] + x * planes[COLUMN], planes[ROW]
 
@@ -299,17 +298,6 @@ def scatter_row(planes, table, q, row, space, at):  # type: ignore[no-untyped-de
 # ---- kernels ---------------------------------------------------------------------------------------------------------
 
 AHEAD = 2  # columns: the time that a line takes from memory
-INDICES = types.Array(types.int64, 1, "C")
-
-
-def compiled(name: str, signature: Signature, function: Callable[..., Any]) -> Callable[..., Any]:
-    """The function as a kernel of that name, from the disk cache if it is there: no GIL, no bounds checks."""
-    function.__name__ = function.__qualname__ = name
-    dispatcher = njit(nogil=True, boundscheck=False, error_model="numpy")(function)
-    dispatcher._cache = KernelCache(dispatcher.py_func)
-    dispatcher.compile(signature)
-    return dispatcher
-
 
 def quarters(extent: int, T: int) -> int:
     """The extent rounded up to quarters of T: kernels leave out what lies beyond, and few serve all extents."""

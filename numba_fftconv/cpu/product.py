@@ -34,7 +34,7 @@ from numba.core import cgutils
 from numba.core.typing.templates import Signature
 from numba.extending import intrinsic
 
-from .fft2d import INDICES, compiled
+from ..cache import INDICES, compiled
 from .vector import Emitter, Line, Vector, lanes
 
 OUTPUTS = 4  # of a register tile
@@ -217,12 +217,13 @@ def product_kernel(dtype: str) -> Callable[..., None]:
 
 @cache
 def weight_product_kernel(dtype: str) -> Callable[..., None]:
-    """weight_product(lo, hi, T, space, job): weight_grad, the bins of rows lo..hi and their opposites."""
+    """weight_product(lo, hi, T, space, filters, job): weight_grad, the bins of rows lo..hi and their opposites; dY
+    lies in `space` too."""
     real = getattr(types, dtype)
     LINE = 2 * lanes(real.bitwidth // 8)
     LANES = LINE // 2
 
-    def kernel(lo, hi, T, space, job):  # type: ignore[no-untyped-def]
+    def kernel(lo, hi, T, space, filters, job):  # type: ignore[no-untyped-def]
         lines = job[LINES]
         x_lines, d_lines = np.empty(lines * LINE, np.int64), np.empty(lines * LINE, np.int64)
         for i in range(lines * LINE):
@@ -248,5 +249,5 @@ def weight_product_kernel(dtype: str) -> Callable[..., None]:
                         else:
                             correlate(0, fresh, space, x, xm, x_block, d, dm, d_block, steps, xs, ds, yl, yml)
 
-    signature = types.void(*[types.intp] * 3, types.Array(real, 1, "C"), INDICES)
-    return compiled(f"weight_product_{dtype}", signature, kernel)
+    array = types.Array(real, 1, "C")
+    return compiled(f"weight_product_{dtype}", types.void(*[types.intp] * 3, array, array, INDICES), kernel)

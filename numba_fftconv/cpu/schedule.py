@@ -16,7 +16,7 @@ pieces, and so are the bits.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -25,6 +25,7 @@ from .product import SLAB
 from .vector import LINE_BYTES, lanes
 
 ALIGNMENT = LINE_BYTES  # bytes: of the beginning of a workspace
+MOST_EXCHANGED = 256  # images of a weight_grad whose lanes are channels: each task holds their spectra at once
 
 
 def ceil_div(a: int, b: int) -> int:
@@ -89,6 +90,7 @@ class Work:
     groups: int
     segments: int
     extents: tuple[int, int, int]  # tile positions beyond which the operands are zero and the result is not wanted
+    exchanged: bool = False  # a weight_grad that runs as the forward pass of N = C images, C = N * segments channels
 
     @property
     def lanes(self) -> int:
@@ -97,6 +99,20 @@ class Work:
     @property
     def line(self) -> int:
         return 2 * self.lanes
+
+    def exchanges(self) -> Iterator["Work"]:
+        """The same pass with other lanes.
+
+        weight_grad is the forward pass of a layer whose images are the channels of this one, so that nothing is summed
+        over lanes: better for few images of many channels.
+        """
+        if self.pass_name == "weight_grad" and self.groups == 1 and self.images <= MOST_EXCHANGED:
+            yield replace(self, pass_name="forward", N=self.C, C=self.images, segments=1, exchanged=True)
+
+    @property
+    def sums_lanes(self) -> bool:
+        """Whether the pass contracts over the lanes."""
+        return self.pass_name == "weight_grad"
 
     @property
     def images(self) -> int:
@@ -220,7 +236,7 @@ class Regions(NamedTuple):
 def regions(work: Work, schedule: Schedule) -> Regions:
     """The workspace of a pass: what is shared, then what each worker has for itself."""
     shared, private = [0, 0, 0], [0, 0, 0]
-    if schedule.order == "staged":
+    if work.sums_lanes:
         lines = work.pair_lines if schedule.chunk < work.image_blocks else schedule.pair_lines
         shared = [
             work.packed(0, *sides).size for sides in ((schedule.chunk, work.C), (schedule.chunk, work.K), (lines, 1))
@@ -263,7 +279,7 @@ def workspace_bytes(work: Work, schedule: Schedule) -> int:
 def schedules(work: Work, threads: int) -> Iterator[Schedule]:
     """The ways to run a pass."""
     blocks = work.image_blocks
-    if work.pass_name == "weight_grad":
+    if work.sums_lanes:
         for chunk in sizes(blocks, SLAB):
             for lines in sizes(work.pair_lines) if chunk == blocks else [work.pair_lines]:
                 yield Schedule("staged", threads, chunk, pair_lines=lines)
