@@ -160,10 +160,12 @@ def correlate(typing_context, shared, fresh, space, x, x_minus, x_block, d, d_mi
                 for x_base, d_base, sign in ((args[3], args[6], 1), (args[4], args[7], -1)):
                     x_bin, d_bin = builder.add(x_base, to_x), builder.add(d_base, to_d)
                     for q in range(n):
-                        a, b = emit.load(data, builder.add(x_bin, x_at[q])), emit.load(data, builder.add(d_bin, d_at[q]))
+                        a = emit.load(data, builder.add(x_bin, x_at[q]))
+                        b = emit.load(data, builder.add(d_bin, d_at[q]))
                         accumulate(emit, re[q], a * b)
                         accumulate(emit, im[q], a * b.swapped() if sign > 0 else -(a * b.swapped()))
-            return Line(emit.sum_lanes([emit.halves_summed(total(emit, p), total(emit, q)) for p, q in zip(re, im, strict=True)]))
+            both = [emit.halves_summed(total(emit, p), total(emit, q)) for p, q in zip(re, im, strict=True)]
+            return Line(emit.sum_lanes(both))
 
         first, second = sums(0), sums(n)
         lines = [first + second * 1j, first.conj() + second.conj() * 1j]
@@ -202,14 +204,14 @@ def product_kernel(dtype: str) -> Callable[..., None]:
                         to_y = block * job[Y_BLOCK] + group * job[Y_GROUP]
                         for i in range(0, job[STEPS], DEPTH):
                             steps, fresh = min(DEPTH, job[STEPS] - i), i == 0
-                            xi, xmi = x + to_x + i * LINE, x_minus + to_x + i * LINE
+                            xi, xm = x + to_x + i * LINE, x_minus + to_x + i * LINE
                             w = w_bin + group * job[W_GROUP] + i // LANES * leap
                             for o in range(0, whole, OUTPUTS):
-                                yo, ymo, wo = y + to_y + o * LINE, y_minus + to_y + o * LINE, w + o * across
-                                multiply(OUTPUTS, steps, fresh, space, xi, xmi, yo, ymo, filters, wo, across, step, leap)
+                                yo, ym, wo = y + to_y + o * LINE, y_minus + to_y + o * LINE, w + o * across
+                                multiply(OUTPUTS, steps, fresh, space, xi, xm, yo, ym, filters, wo, across, step, leap)
                             for o in range(whole, job[COUNT]):
-                                yo, ymo, wo = y + to_y + o * LINE, y_minus + to_y + o * LINE, w + o * across
-                                multiply(1, steps, fresh, space, xi, xmi, yo, ymo, filters, wo, across, step, leap)
+                                yo, ym, wo = y + to_y + o * LINE, y_minus + to_y + o * LINE, w + o * across
+                                multiply(1, steps, fresh, space, xi, xm, yo, ym, filters, wo, across, step, leap)
 
     array = types.Array(real, 1, "C")
     return compiled(f"product_{dtype}", types.void(*[types.intp] * 3, array, array, INDICES), kernel)

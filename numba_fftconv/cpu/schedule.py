@@ -4,15 +4,15 @@ A rectangle of the output of forward or input_grad, some lane blocks of images b
 spectra of those images and those weights. Two orders of work:
 
     by_outputs   all images are transformed first; a task takes one piece of the channels, transforms its weights, and
-    makes its
-                 rectangles one after the other: weights and result stay in one core's cache (many channels)
+                 makes its rectangles one by one: weights and result stay in one core's cache (many channels)
     by_images    all weights are transformed first; a task takes some lane blocks of images, transforms them, and makes
-    its
-                 rectangles: images and result stay in one core's cache (few channels, large planes, depthwise)
+                 its rectangles: images and result stay in one core's cache (few channels, large planes, depthwise)
 
-weight_grad transforms both operands, multiplies row by row of the bins, and inverts: three stages, each in parallel. A
-chunk is as many lane blocks as are in memory at a time; the order of every sum is the same for all orders, chunks and
-pieces, and so are the bits.
+weight_grad has two ways. `exchanged`, its channels take the place of images: it is the forward pass of a layer that
+contracts over images, where they are few and channels fill the lanes. Else (`staged`) it transforms both operands,
+multiplies row by row of the bins, sums over the lanes, and inverts: three stages, each in parallel. A chunk is as many
+lane blocks as are in memory at a time; the order of every sum is the same for all orders, chunks and pieces, and so are
+the bits.
 """
 
 from collections.abc import Iterator
@@ -189,12 +189,9 @@ class Work:
         depth, outputs = (self.Cg, self.Kg) if forward else (self.Kg, self.Cg)
         step = self.lanes if groups == 1 else outputs
         for part, start in enumerate(range(0, outputs, step)):
-            held = (
-                (block + part, 1, 0, self.Cg)
-                if forward
-                else (block, self.unit_blocks, start, min(step, outputs - start))
-            )
-            yield Piece(groups, depth, min(step, outputs - start), first * depth, first * outputs + start, *held)
+            count = min(step, outputs - start)
+            held = (block + part, 1, 0, self.Cg) if forward else (block, self.unit_blocks, start, count)
+            yield Piece(groups, depth, count, first * depth, first * outputs + start, *held)
 
 
 @dataclass(frozen=True)
@@ -208,9 +205,10 @@ class Schedule:
     pair_lines: int = 0
     share_weights: bool = True
 
-    def describe(self) -> str:
+    def describe(self, exchanged: bool = False) -> str:
         """In words."""
-        said = f"{self.order} by {self.workers} threads, {self.chunk} lane blocks of images at a time"
+        lanes_of = "channels, in the place of images," if exchanged else "images"
+        said = f"{self.order} by {self.workers} threads, {self.chunk} lane blocks of {lanes_of} at a time"
         if self.order == "staged":
             return f"{said}, {self.pair_lines} lines of weight planes"
         when = "first" if self.share_weights else "by each task"
@@ -237,10 +235,8 @@ def regions(work: Work, schedule: Schedule) -> Regions:
     """The workspace of a pass: what is shared, then what each worker has for itself."""
     shared, private = [0, 0, 0], [0, 0, 0]
     if work.sums_lanes:
-        lines = work.pair_lines if schedule.chunk < work.image_blocks else schedule.pair_lines
-        shared = [
-            work.packed(0, *sides).size for sides in ((schedule.chunk, work.C), (schedule.chunk, work.K), (lines, 1))
-        ]
+        lines, chunk = work.pair_lines if schedule.chunk < work.image_blocks else schedule.pair_lines, schedule.chunk
+        shared = [work.packed(0, *sides).size for sides in ((chunk, work.C), (chunk, work.K), (lines, 1))]
     else:
         every = work.pieces(0)
         images = work.packed(0, schedule.chunk, work.inputs).size

@@ -31,14 +31,18 @@ def together(work: Callable[[int], None], workers: int) -> None:
     """Call work(0) here and work(1), work(2), ... in helpers, as far as helpers are free; return when work(0) does.
 
     `work` must find by itself what is left to do, and work(0) must return only when all is done: a helper may begin
-    late, or never.
+    late, or never. An interrupt of the caller is raised when nobody works any more.
     """
     for worker in range(1, workers):
         try:
             _pool().submit(work, worker)
         except RuntimeError:  # no new threads at interpreter shutdown
             break
-    work(0)
+    try:
+        work(0)
+    except BaseException:
+        work(0)
+        raise
 
 
 class _Memory(threading.local):

@@ -248,7 +248,5 @@ class Emitter:
         """
         chunk = max(16 // self.itemsize, 2 * step)
         units = [at + u for at in range(0, self.count, chunk) for u in range(0, chunk // 2, step)]
-        return [
-            a.shuffle(b, [unit + part + source + e for unit in units for source in (0, self.count) for e in range(step)])
-            for part in (0, chunk // 2)
-        ]
+        turns = [unit + source + e for unit in units for source in (0, self.count) for e in range(step)]
+        return [a.shuffle(b, [part + i for i in turns]) for part in (0, chunk // 2)]

@@ -2,9 +2,9 @@
 
 One compiled call does all that a thread has to do, so that threads meet neither in Python nor over its lock. Claims and
 the counts of finished tasks are atomic additions to `state`: [next claim, tasks finished of stage 0, of stage 1, ...].
-A worker whose stage waits for the one before it looks again PATIENCE times, then goes back to Python to sleep; its claim
-stays in `claims`, so that none is lost, whatever interrupts the thread. Kernels are called by their addresses: the loop
-is compiled once for all of them.
+A worker whose stage waits for the one before it looks again PATIENCE times, then goes back to Python to sleep; its
+claim stays in `claims`, so that none is lost, whatever interrupts the thread. Kernels are called by their addresses:
+the loop is compiled once for all of them.
 """
 
 from collections.abc import Callable

@@ -1,0 +1,136 @@
+"""Fits the rates of the CPU engine's cost model (numba_fftconv/cpu/model.py) to this machine.
+
+    python perf/fit.py                 times every schedule of some layers at every transform length, prints the rates
+    python perf/fit.py --quick         fewer layers and lengths: shows that it runs
+
+The model is a sum of counts over rates, so it is linear in what is sought: the counts of a sample come from the model
+itself, asked with one rate at a time, and non-negative least squares of relative errors finds the rest. Copy what is
+printed into model.py, with device and date.
+"""
+
+import argparse
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import fields, replace
+from typing import NamedTuple
+
+import machine
+import numpy as np
+import peers
+from layers import LAYERS
+from scipy.optimize import nnls
+
+from numba_fftconv import ConvPlan, InvalidOptionError, plan_conv2d, tuning
+from numba_fftconv.cpu import engine, threads
+from numba_fftconv.cpu.model import CPU, CpuModel, CpuRates
+from numba_fftconv.cpu.schedule import Schedule, Work, schedules, workspace_bytes
+from numba_fftconv.geometry import FFT_SIZES
+from numba_fftconv.passes import PASSES
+
+SECONDS = ("call", "task", "stage")  # of the rates: those that are seconds, not operations or bytes a second
+SOUGHT = [f.name for f in fields(CpuRates) if not f.name.endswith("_bytes")]
+NAMES = tuple(f"speed/{name}" for name in ("k3", "k5", "k9", "plane-k31", "image-k5", "rgb-k5")) + (
+    "fbfft/L3", "fbfft/L4", "fbfft/L5", "alexnet/conv2", "depthwise/convnext-stage1", "depthwise/replknet-stage3",
+)  # fmt: skip
+CALLS, LONG = 5, 0.3  # calls of a sample; seconds after which one is enough
+MOST_BYTES = 2**30
+
+
+class Sample(NamedTuple):
+    layer: str
+    pass_name: str
+    T: int
+    work: Work
+    schedule: Schedule
+    seconds: float
+
+
+def samples(names: tuple[str, ...], lengths: tuple[int, ...], count: int) -> Iterator[Sample]:
+    """The least of some calls for each way to run each pass of each layer at each length."""
+    for layer in (layer.at_batch(16) for layer in LAYERS if layer.name in names):
+        x, w, dy = peers.operands(layer).values()
+        for T in lengths:
+            try:
+                plan = plan_conv2d(x.shape, w.shape, dtype=layer.dtype, fft_size=T, **layer.options)
+            except InvalidOptionError:  # too short for this kernel
+                continue
+            for name, (first, second) in {"forward": (x, w), "input_grad": (dy, w), "weight_grad": (x, dy)}.items():
+                work = tuning.cpu_work(plan.geometry, x.itemsize, T, PASSES[name])
+                for way in schedules(work, count):
+                    if workspace_bytes(work, way) <= MOST_BYTES:
+                        arrays = first, second, np.empty_like({"forward": dy, "input_grad": x, "weight_grad": w}[name])
+                        yield Sample(layer.name, name, T, work, way, best(plan, name, work, way, arrays))
+
+
+def best(plan: ConvPlan, name: str, work: Work, way: Schedule, arrays: tuple[np.ndarray, ...]) -> float:
+    """Seconds of one way to run a pass: the least of some calls, the first of which is not counted."""
+    dtype = arrays[0].dtype
+    operands = [plan._planes(maps, array) for maps, array in zip(PASSES[name].maps, arrays, strict=True)]
+    nbytes = workspace_bytes(work, way)
+    space = threads.memory(nbytes)[: nbytes // 64 * 64].view(dtype)
+    times: list[float] = []
+    while len(times) < 2 or (len(times) < CALLS and sum(times) < LONG):
+        run = engine.Run.of_pass(work, way, *operands, space)
+        start = time.perf_counter()
+        run()
+        times.append(time.perf_counter() - start)
+    return min(times[1:])
+
+
+def counts(sample: Sample) -> list[float]:
+    """What the model multiplies with each sought number: operations, bytes, calls."""
+    nothing = CpuRates(**{name: 0.0 if name in SECONDS else math.inf for name in SOUGHT})
+    found = []
+    for name in SOUGHT:
+        costs = CpuModel(sample.work, sample.schedule, replace(nothing, **{name: 1.0})).costs()
+        found.append(sum(cost.seconds for cost in costs))
+    return found
+
+
+def fitted(taken: list[Sample]) -> tuple[CpuRates, float]:
+    """The rates, and the root mean square of the relative errors."""
+    seconds = np.array([sample.seconds for sample in taken])
+    matrix = np.array([counts(sample) for sample in taken]) / seconds[:, None]
+    scale = np.linalg.norm(matrix, axis=0) + 1e-300
+    solution = nnls(matrix / scale, np.ones(len(taken)))[0] / scale
+    pairs = zip(SOUGHT, solution.tolist(), strict=True)
+    values = {name: value if name in SECONDS else 1 / value if value else math.inf for name, value in pairs}
+    return CpuRates(**values), float(np.sqrt(np.mean((matrix @ solution - 1) ** 2)))
+
+
+def losses(taken: list[Sample], rates: CpuRates) -> list[tuple[float, str]]:
+    """By layer and pass, how much slower the length and schedule are that the model chooses than the fastest."""
+    groups: dict[tuple[str, str], list[Sample]] = {}
+    for sample in taken:
+        groups.setdefault((sample.layer, sample.pass_name), []).append(sample)
+    found = []
+    for (layer, name), group in groups.items():
+        chosen = min(group, key=lambda s: sum(c.seconds for c in CpuModel(s.work, s.schedule, rates).costs()))
+        fastest = min(group, key=lambda s: s.seconds)
+        times = [f"T = {sample.T} {sample.seconds * 1e3:.2f} ms" for sample in (chosen, fastest)]
+        found.append((chosen.seconds / fastest.seconds - 1, f"{layer} {name}: {times[0]}, fastest {times[1]}"))
+    return sorted(found, reverse=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="fewer layers and lengths")
+    quick = parser.parse_args().quick
+    names, lengths = (NAMES[4:6], (8, 16)) if quick else (NAMES, FFT_SIZES)
+    count = threads.thread_count()
+    taken = list(samples(names, lengths, count))
+    about = machine.describe(count)
+    print(f"{about['device']}, {count} threads, {about['date']}, {len(taken)} samples, {about['versions']}")
+    rates, error = fitted(taken)
+    for title, these in (("as it is", CPU), ("fitted", rates)):
+        lost = losses(taken, these)
+        average = sum(loss for loss, _ in lost) / len(lost)
+        print(f"{title}: what the model chooses is {average:.0%} slower than the fastest on the average; worst:")
+        print(*(f"  {loss:.0%} {said}" for loss, said in lost[:6]), sep="\n")
+    print(f"root mean square of relative errors {error:.0%}")
+    print("CpuRates(" + ", ".join(f"{name}={getattr(rates, name):.3g}" for name in SOUGHT) + ")")
+
+
+if __name__ == "__main__":
+    main()
