@@ -2,12 +2,12 @@
 
     X[ky, kx] = sum_h sum_w x[h, w] e^(-2 pi i (ky h + kx w) / T)
 
-A `line` (64 bytes) holds one complex value of L planes, L = 8 float32 or 4 float64. Two real planes travel as the real
-and imaginary part of one complex plane: a filter is real, so it acts on both alike and they never need to be told
-apart. A task is one block of 2 L planes (images, 'packed') or of L planes (weights, 'real', half spectrum):
+A `line` (64 bytes) holds one complex value of L planes, L = 8 float32 or 4 float64 (vector.py). Two real planes travel
+as the real and imaginary part of one complex plane: a filter is real, so it acts on both alike and they never need to
+be told apart. A task is one block of 2 L planes (images, 'packed') or of L planes (weights, 'real', half spectrum):
 
-1. rows: row h of L or 2 L planes is loaded with masks (padding, tile edges and absent planes are masked lanes),
-   transposed in registers so that lane = plane, transformed, stored to a buffer in the first-level cache;
+1. rows: row h of 2 L planes, or rows h and h + 1 of L planes, are loaded with masks (padding, tile edges and absent
+   planes are masked lanes), transposed in registers so that lane = plane, transformed, stored to a buffer;
 2. columns: column kx is loaded from the buffer and its T outputs go straight to their bins, one whole cache line each.
 
 The spectrum lies frequency-major, [ky][kx][block][channel][line]. Pitches of rows and bins are odd numbers of lines, so
@@ -15,7 +15,7 @@ that the bins of a column do not fall into one cache set (T = 64 was twice slowe
 the mirror image: columns from the bins, rows to planes by masked stores, scaled, with bias; cropping is not storing.
 
 Bytes: a task reads 2 L planes and writes T T lines.  Flops: 2 T L transforms of length T.
-Example: T = 32 in float32, 16 planes of 32 x 32: 64 transforms of 8 lanes, 456 vector operations each; 64 KB in, 64 KB
+Example: T = 32 in float32, 16 planes of 32 x 32: 64 transforms of 8 complex lanes, 456 L flops each; 64 KB in, 64 KB
 out.
 
 Reference: Mathieu, Henaff, LeCun, arXiv 1312.5851; the lanes are the planes as in NNPACK's tile transforms.

@@ -6,18 +6,21 @@
 
 A line of an image spectrum is z = a + ib, two real planes a and b in each of L lanes (see fft2d.py). Their spectra are
 never told apart, since W is the spectrum of a real plane: it stands at one bin of each pair {f, -f}, and W[-f] = conj
-W[f]. So a tile of the first two products is 4 outputs x L lanes x {f, -f}: 16 vectors of sums in registers, and for
-each step of the contraction 4 vector loads, 8 broadcasts of W and 32 fused multiply-adds. The passes differ in where
-the next W lies, and in which of f and -f meets conj W: both are numbers of the job, so one compiled kernel serves both
-passes and all T. Sums run in slabs of DEPTH steps, each added to the result in memory: that keeps a slab of X in the
-first-level cache, and bounds the rounding of a long sum.
+W[f]. So a tile of the first two products is 4 outputs x L lanes x {f, -f} (1 output where registers are short).
+Lines times re W and lines times im W are summed apart, in 16 vectors: each step of the contraction takes 2 vector
+loads, 8 broadcasts of W and 16 fused multiply-adds, and only the finished sums are turned, Y[f] = S - iS', Y[-f] = S +
+iS'. The passes differ in where the next W lies, and in which of f and -f meets conj W: both are numbers of the job, so
+one compiled kernel serves both passes and all T. Sums run in slabs of DEPTH steps, each added to the result in memory:
+that keeps a slab of X in the first-level cache, and bounds the rounding of a long sum.
 
-The third product sums over lanes. With D = dY, at f and -f together,
+The third product, where it sums over lanes (see schedule.py for when), uses that with D = dY, at f and -f together,
 
     conj D[f] X[f] + conj(conj D[-f] X[-f]) = 2 (conj Da[f] Xa[f] + conj Db[f] Xb[f]),
 
-twice the contribution of both planes. L results (k, c) are summed over SLAB lane blocks in 2 L vectors, then over the
-lanes by a tree of pairwise sums. Two such lists, H1 and H2, make lines of a packed spectrum again: Y[f] = H1 + i H2,
+twice the contribution of both planes. With d and x as vectors of 2 L reals, real parts below and imaginary parts above,
+re conj(d) x is the sum of both halves of d x, and im conj(d) x the difference of the halves of d' x, where d' is d with
+its halves exchanged. So L results (k, c) are summed over SLAB lane blocks in 2 L vectors, then over halves and lanes by
+a tree of pairwise sums. Two such lists, H1 and H2, make lines of a packed spectrum again: Y[f] = H1 + i H2,
 Y[-f] = conj H1 + i conj H2.
 
 Flops: 16 L for each (lane block, k, c, pair of bins); there are T T / 2 + 2 pairs.
@@ -35,9 +38,9 @@ from numba.core.typing.templates import Signature
 from numba.extending import intrinsic
 
 from ..cache import INDICES, compiled
-from .vector import Emitter, Line, Vector, lanes
+from .vector import Emitter, Line, Vector, has_long_registers, lanes
 
-OUTPUTS = 4  # of a register tile
+OUTPUTS = 4 if has_long_registers() else 1  # of a register tile: 4 vectors each
 DEPTH = 128  # steps of a contraction that are summed in registers
 SLAB = 8  # lane blocks that weight_grad sums in registers
 

@@ -13,12 +13,19 @@ NaN goes wherever arithmetic takes it.
 from collections.abc import Sequence
 from typing import Any
 
-from llvmlite import ir
+import numba
+from llvmlite import binding, ir
 from numba.core import cgutils, types
 
 FLAGS = ("contract", "nsz")
 INT32, INT64, BOOL = ir.IntType(32), ir.IntType(64), ir.IntType(1)
 LINE_BYTES = 64
+
+
+def has_long_registers() -> bool:
+    """Whether the processor that Numba compiles for has AVX-512: 32 registers of a whole vector each."""
+    named = numba.config.CPU_FEATURES
+    return "+avx512f" in (binding.get_host_cpu_features().flatten() if named is None else named)
 
 
 def lanes(itemsize: int) -> int:
