@@ -4,6 +4,7 @@ A Problem is plain data: its repr in a failure message makes the same arrays aga
 
     Problem(N=2, C=3, H=9, W=8, K=4, R=3, S=2, stride=(2, 1), padding="valid", seed=7, fft_size=8)
 """
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -12,8 +13,11 @@ import reference
 from hypothesis import strategies as st
 
 from numba_fftconv import ConvPlan, plan_conv2d
+from numba_fftconv.cpu.vector import lanes
 
 Pair = tuple[int, int]
+Recorder = Callable[[str, float, str], None]  # see conftest.record_worst
+PASSES = ("forward", "input_grad", "weight_grad")
 FFT_SIZES = (8, 8, 12, 14, 16, 16, 20)  # of most examples: each new length costs seconds of compilation
 LARGE_FFT = 64  # for kernels of up to 64 samples a side
 CHANNELS = (1, 1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17)
@@ -141,6 +145,18 @@ class Problem:
         points = Problem(self.N, self.C, 1, 1, self.K, 1, 1, groups=self.groups, batched=self.batched)
         energy = points.expected(Arrays(*(b.sum((-2, -1), keepdims=True) for b in squares)))
         return {name: np.sqrt(np.maximum(typical[name], energy[name] / samples)) for name in typical}
+
+
+def companions(count: int, segments: int, dtype: str) -> list[list[int]]:
+    """For each of `count` planes, cut into segments, the planes whose rounding it shares, itself among them.
+
+    Segments lie one after the other, and segment m of a block of 2 L is the real part of a complex plane whose
+    imaginary part is segment m + L.
+    """
+    L, whole = lanes(np.dtype(dtype).itemsize), count * segments
+    partners = [m + L if m % (2 * L) < L else m - L for m in range(whole)]
+    own = (range(n * segments, (n + 1) * segments) for n in range(count))
+    return [sorted({n, *(partners[m] // segments for m in each if partners[m] < whole)}) for n, each in enumerate(own)]
 
 
 def call(plan: ConvPlan, a: Arrays, name: str, **keywords: Any) -> Any:

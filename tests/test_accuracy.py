@@ -1,21 +1,17 @@
 """The error of every pass against float64, as a part of what is promised; the worst case is printed after the run.
 
 Promised: a relative L2 error of at most 5e-7 * max(1, sqrt(depth / 256)) in float32 and 1e-14 times the same factor in
-float64, where depth is the number of products that a bin sums. Two planes of a block of 16 are the real and imaginary
-part of one complex plane and share its rounding: the error of each is relative to the larger of the two. Which two
-these are is the engine's affair, so the tests take the largest of the block.
+float64, where depth is the number of products that a bin sums. Planes m and m + L of a block of 2 L are the real and
+the imaginary part of one complex plane and share its rounding: the error of each is relative to the larger of the two.
 """
 from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
 import pytest
-from strategies import Arrays, Problem, call
+from strategies import PASSES, Arrays, Problem, Recorder, call, companions
 
-Recorder = Callable[[str, float, str], None]
-PASSES = ("forward", "input_grad", "weight_grad")
 DEPTHS = (1, 2, 3, 16, 64, 255, 256, 257, 1024, 4096)
-BLOCK = 16
 LARGE = 1e4
 
 
@@ -67,7 +63,8 @@ def test_samples_of_one_sign(name: str, dtype: str, record_worst: Recorder) -> N
 
 # ---- planes of very different size
 
-LAYER = Problem(33, 18, 7, 8, 20, 3, 3, padding=1)
+BLOCK = 16  # planes of a block in float32
+LAYER = Problem(33, 18, 6, 5, 20, 3, 3, padding=1)  # tiles of 8 hold whole planes
 OPERANDS = {  # by pass and operand: the axis along which its planes differ in size
     ("forward", "x"): 0,
     ("forward", "w"): 0,
@@ -87,25 +84,53 @@ ORDERS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 }
 
 
+def of_the_larger(error: np.ndarray, size: np.ndarray, dtype: str) -> float:
+    """The worst of some planes, along the first axis, relative to the larger of the two that travel together."""
+    groups = companions(len(size), 1, dtype)
+    return max(float((error[n] / size[group].max(0)).max()) for n, group in enumerate(groups))
+
+
+def hold_planes(problem: Problem, name: str, operand: str, axis: int, order: str, record: Recorder) -> None:
+    """Planes of an operand that differ in size along an axis: the worst of the result, relative to its pair."""
+    plan, a = problem.plan(), problem.arrays()
+    values = getattr(a, operand)
+    scale = np.asarray(ORDERS[order](np.arange(values.shape[axis]))).astype(problem.dtype)
+    a = a._replace(**{operand: values * np.expand_dims(scale, [n for n in range(4) if n != axis])})
+    want = problem.expected(a)[name]
+    error, size = (np.linalg.norm(b, axis=(2, 3)) for b in (call(plan, a, name) - want, want))
+    if name == "weight_grad":  # pairs (k, c) as they lie in memory; exchanged, the lanes are the channels of x
+        exchanged = plan.choice.passes[PASSES.index(name)].work.exchanged
+        error, size = (b.T if exchanged else b.reshape(-1, 1) for b in (error, size))
+    worst, limit = of_the_larger(error, size, problem.dtype), problem.tolerance(plan, name)
+    case = f"{worst:.2e} of {limit:.2e}: {operand} {order}, T = {plan.fft_size}, {problem}"
+    record(f"{name}, {problem.dtype}, planes", worst / limit, case)
+    assert worst <= limit, case
+
+
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("order", ORDERS)
 @pytest.mark.parametrize(("name", "operand"), OPERANDS)
 def test_planes_of_very_different_size(name: str, operand: str, order: str, dtype: str, record_worst: Recorder) -> None:
-    """The error of each plane is relative to the largest of its block: 16 images of one channel, or in weight_grad 16
-    planes of the weight as they lie in memory."""
-    problem = replace(LAYER, dtype=dtype)
-    plan, a = problem.plan(), problem.arrays()
-    axis = OPERANDS[name, operand]
-    values = getattr(a, operand)
-    scale = np.asarray(ORDERS[order](np.arange(values.shape[axis]))).astype(dtype)
-    a = a._replace(**{operand: values * np.expand_dims(scale, [n for n in range(4) if n != axis])})
-    want = problem.expected(a)[name]
-    error, size = (np.linalg.norm(b, axis=(2, 3)) for b in (call(plan, a, name) - want, want))
-    if name == "weight_grad":
-        error, size = error.reshape(-1, 1), size.reshape(-1, 1)
-    starts = np.arange(0, len(size), BLOCK)
-    largest = np.repeat(np.maximum.reduceat(size, starts, axis=0), BLOCK, axis=0)[:len(size)]
-    worst, limit = float((error / largest).max()), problem.tolerance(plan, name)
-    case = f"{worst:.2e} of {limit:.2e}: {operand} {order}, T = {plan.fft_size}, {problem}"
-    record_worst(f"{name}, {dtype}, planes", worst / limit, case)
-    assert worst <= limit, case
+    """The error of each plane is relative to the larger of the two that travel together: images n and n + L of one
+    channel, or in weight_grad two planes of the weight."""
+    hold_planes(replace(LAYER, dtype=dtype), name, operand, OPERANDS[name, operand], order, record_worst)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("operand", ["x", "dy"])
+def test_weight_planes_of_either_lanes(operand: str, order: str, dtype: str, record_worst: Recorder) -> None:
+    """weight_grad with images in the lanes, where they are many, and with channels, where they are few."""
+    many, few = (replace(LAYER, dtype=dtype, N=N, C=C, K=16) for N, C in ((300, 3), (2, 70)))
+    lanes_are_channels = [problem.plan().choice.passes[2].work.exchanged for problem in (many, few)]
+    assert lanes_are_channels == [False, True]
+    for problem in (many, few):
+        hold_planes(problem, "weight_grad", operand, 1, order, record_worst)
+
+
+@pytest.mark.xfail(reason="an empty place of the last line holds a copy of a plane that is not its companion's")
+def test_weight_planes_of_a_line_that_is_not_full() -> None:
+    """60 planes are 3 lines of 16 and one of 12: a plane without a companion travels with nothing larger than it."""
+    problem = replace(LAYER, N=300, C=3)
+    assert not problem.plan().choice.passes[2].work.exchanged
+    hold_planes(problem, "weight_grad", "dy", 1, "alternating", lambda *_: None)

@@ -1,18 +1,13 @@
 """Whole layers, drawn with every option at once, in all three passes against the definition in float64."""
-from collections.abc import Callable
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from strategies import LAYOUTS, Arrays, Problem, call, poisoned, problems, relaid
+from strategies import LAYOUTS, PASSES, Arrays, Problem, Recorder, call, companions, poisoned, problems, relaid
 
 from numba_fftconv import conv2d, conv2d_backward, conv2d_input_grad, conv2d_weight_grad
 
-Recorder = Callable[[str, float, str], None]
-PASSES = ("forward", "input_grad", "weight_grad")
 SINGLE = 3.0  # a lone sample may lie this many times further out than the root mean square that the tolerance bounds
-BLOCK = 16  # images whose rounding may be shared
 
 # The layers that broke something once, or that no drawing may miss.
 CORNERS = [
@@ -121,14 +116,15 @@ def test_out_of_any_layout(name: str, layout: str) -> None:
 @settings(max_examples=100)
 @given(problem=problems(dtypes=("float32",)))
 def test_images_of_very_different_size(problem: Problem) -> None:
-    """An image is as exact as the largest of its block allows: a small one beside a large one shares its rounding."""
+    """An image is as exact as the largest that travels with it allows: a small one beside a large one shares its
+    rounding."""
     problem = Problem(**{**vars(problem), "scales": (1e4, 1.0, 1.0)})
     plan, a = problem.plan(), problem.arrays()
     want, size = problem.expected(a), problem.sizes(a, plan.fft_size)
     for name in ("forward", "input_grad"):
         error, limit = (np.abs(b).reshape(problem.N, -1) for b in (call(plan, a, name) - want[name], size[name]))
-        for n in range(problem.N):
-            largest = max(np.linalg.norm(other) for other in limit[n // BLOCK * BLOCK:][:BLOCK])
+        for n, group in enumerate(companions(problem.N, int(np.prod(plan.segments[name])), problem.dtype)):
+            largest = max(np.linalg.norm(limit[other]) for other in group)
             assert np.linalg.norm(error[n]) <= SINGLE * problem.tolerance(plan, name) * largest
 
 
