@@ -278,7 +278,8 @@ def row_of(planes, table, q, row):  # type: ignore[no-untyped-def]
 def gather_row(planes, table, q, row, space, at, T):  # type: ignore[no-untyped-def]
     """Fills the row at `at` with a lane's tile row, zeros between the samples."""
     spacing = planes[MAP_COLUMNS + SPACING]
-    space[at : at + T] = 0
+    for t in range(T):
+        space[at + t] = 0
     first, end, address = row_of(planes, table, q, row)
     for t in range(first, end, spacing):
         space[at + t] = sample(address, space)

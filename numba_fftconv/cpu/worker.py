@@ -124,10 +124,12 @@ def worker_kernel(dtype: str) -> Callable[..., bool]:
                 return False
             for i in range(tasks[claim], tasks[claim + 1]):
                 call, lo, hi = calls[steps[i, KERNEL]], steps[i, LO], steps[i, HI]
-                where[:] = steps[i, ARGUMENTS:]
+                for j in range(len(where)):
+                    where[j] = steps[i, ARGUMENTS + j]
                 if steps[i, KERNEL] == MULTIPLY:
-                    for at in (X_AT, Y_AT, W_AT):
-                        where[at] = own_place(where[at], own)
+                    where[X_AT] = own_place(where[X_AT], own)
+                    where[Y_AT] = own_place(where[Y_AT], own)
+                    where[W_AT] = own_place(where[W_AT], own)
                     multiply_by(call, lo, hi, T, space, filters, where)
                     continue
                 where[AT] = own_place(where[AT], own)
