@@ -71,7 +71,8 @@ def positions(first, end):  # type: ignore[no-untyped-def]
 
 @njit
 def place_lanes(table, planes, block, channel, width, T):  # type: ignore[no-untyped-def]
-    """Fills the lane table of one task: `width` lanes of a block.  An absent lane has no rows.
+    """Fills the lane table of one task: `width` lanes of a block; returns where the rows begin and end that any of them
+    has. An absent lane has none.
 
     What a mask leaves out of a load is not read, but where its address is no memory at all processors take hundreds of
     cycles to see that: absent rows have the address of a plane.
@@ -79,6 +80,7 @@ def place_lanes(table, planes, block, channel, width, T):  # type: ignore[no-unt
     unit, piece = block // planes[UNIT_BLOCKS], block % planes[UNIT_BLOCKS]
     begin = unit * planes[UNIT] + piece * width
     end = min(min(begin + width, (unit + 1) * planes[UNIT]), planes[LANES])
+    least, most = T, 0
     for q in range(width):
         lane = begin + q
         table[q, ROW_END], table[q, PLANE] = 0, planes[ADDRESS]
@@ -92,6 +94,8 @@ def place_lanes(table, planes, block, channel, width, T):  # type: ignore[no-unt
             plane = planes[ADDRESS] + outer * planes[OUTER] + inner * planes[INNER] + upper * planes[CHANNEL]
             table[q, PLANE], table[q, START_ROW], table[q, START_COLUMN] = plane, y, x
             table[q, ORIGIN], table[q, ROW_STEP] = plane + y * planes[ROW] + x * planes[COLUMN], planes[ROW]
+            least, most = min(least, table[q, ROW_FIRST]), max(most, table[q, ROW_END])
+    return least, most
 
 
 @njit
@@ -182,6 +186,20 @@ def fft_real_rows(typing_context, T, inputs, table, row, target, to, pitch):  # 
             for i in (0, 1):
                 line = emit.join_halves(y.re, y.im, i)
                 emit.store(line, dst, emit.offset(emit.offset(args[5], i, args[6]), k * emit.count))
+        return context.get_dummy_value()
+
+    return signature, codegen
+
+
+@intrinsic(prefer_literal=True)
+def clear_lines(typing_context, count, target, to):  # type: ignore[no-untyped-def]
+    """target[to + k] = 0, `count` lines."""
+    signature = types.void(count, target, types.intp)
+
+    def codegen(context: Any, builder: Any, signature: Signature, args: Any) -> Any:
+        emit = Emitter(context, builder, target.dtype)
+        for k in range(count.literal_value):
+            emit.store(0, emit.data(target, args[1]), emit.offset(args[2], k * emit.count))
         return context.get_dummy_value()
 
     return signature, codegen
@@ -340,9 +358,13 @@ def transform_kernel(dtype: str, T: int, real: bool, extent: int) -> Callable[..
         for task in range(lo, hi):
             block = spectrum[FIRST_BLOCK] + task // spectrum[CHANNELS]
             channel = spectrum[FIRST_CHANNEL] + task % spectrum[CHANNELS]
-            place_lanes(table, planes, block, channel, SLOTS, T)
+            least, most = place_lanes(table, planes, block, channel, SLOTS, T)
             for row in range(0, extent, ROWS):
                 at = scratch + row * PITCH
+                if row + ROWS <= least or row >= most:
+                    for i in range(ROWS):
+                        clear_lines(COLUMNS, space, at + i * PITCH)
+                    continue
                 if not direct:
                     for i in range(ROWS):
                         for q in range(SLOTS):
