@@ -105,7 +105,7 @@ class CpuModel:
         second_held = at.result - at.second if shared else at.private_result - at.private_second
         result_held = at.private - at.private_result
 
-        piece, pieces = work.pieces(0)[0], work.units * len(work.pieces(0))
+        piece, pieces = work.pieces[0][0], work.units * len(work.pieces[0])
         turns = ceil_div(work.image_blocks, schedule.piece)
         images, weights = work.image_blocks * work.inputs, pieces * piece.blocks * piece.channels
         sums = pieces * work.image_blocks * piece.groups

@@ -17,7 +17,7 @@ the bits.
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import NamedTuple
 
 from .fft2d import buffer_size
@@ -92,11 +92,11 @@ class Work:
     extents: tuple[int, int, int]  # tile positions beyond which the operands are zero and the result is not wanted
     exchanged: bool = False  # a weight_grad that runs as the forward pass of N = C images, C = N * segments channels
 
-    @property
+    @cached_property
     def lanes(self) -> int:
         return lanes(self.itemsize)
 
-    @property
+    @cached_property
     def line(self) -> int:
         return 2 * self.lanes
 
@@ -109,57 +109,57 @@ class Work:
         if self.pass_name == "weight_grad" and self.groups == 1 and self.images <= MOST_EXCHANGED:
             yield replace(self, pass_name="forward", N=self.C, C=self.images, segments=1, exchanged=True)
 
-    @property
+    @cached_property
     def sums_lanes(self) -> bool:
         """Whether the pass contracts over the lanes."""
         return self.pass_name == "weight_grad"
 
-    @property
+    @cached_property
     def images(self) -> int:
         """(image, segment) pairs."""
         return self.N * self.segments
 
-    @property
+    @cached_property
     def image_blocks(self) -> int:
         return ceil_div(self.images, self.line)
 
-    @property
+    @cached_property
     def Cg(self) -> int:
         return self.C // self.groups
 
-    @property
+    @cached_property
     def Kg(self) -> int:
         return self.K // self.groups
 
-    @property
+    @cached_property
     def groups_in_block(self) -> int:
         """Whole groups of filters that share a lane block."""
         return max(1, min(self.groups, self.lanes // self.Kg))
 
-    @property
+    @cached_property
     def unit(self) -> int:
         """Filters that fill lane blocks together."""
         return self.groups_in_block * self.Kg
 
-    @property
+    @cached_property
     def unit_blocks(self) -> int:
         return ceil_div(self.unit, self.lanes)
 
-    @property
+    @cached_property
     def units(self) -> int:
         return ceil_div(self.groups, self.groups_in_block)
 
-    @property
+    @cached_property
     def inputs(self) -> int:
         """Channels of the first operand."""
         return self.K if self.pass_name == "input_grad" else self.C
 
-    @property
+    @cached_property
     def pairs(self) -> int:
         """Planes (k, c) of the weight."""
         return self.K * self.Cg
 
-    @property
+    @cached_property
     def pair_lines(self) -> int:
         return ceil_div(self.pairs, self.line)
 
@@ -172,14 +172,10 @@ class Work:
     def all_weights(self, at: int = 0) -> Spectrum:
         return self.weights(at, self.units * self.unit_blocks, self.Cg)
 
-    @lru_cache(1024)  # noqa: B019, a few hundred bytes for each layer
-    def all_pieces(self) -> tuple[Piece, ...]:
-        """The pieces of all units."""
-        return tuple(piece for unit in range(self.units) for piece in self._pieces(unit))
-
-    def pieces(self, unit: int) -> list[Piece]:
-        """The pieces of a unit; all units are alike, but the last may have fewer groups."""
-        return list(self._pieces(unit))
+    @cached_property
+    def pieces(self) -> tuple[tuple[Piece, ...], ...]:
+        """By unit its pieces, the largest first; all units are alike, but the last may have fewer groups."""
+        return tuple(tuple(self._pieces(unit)) for unit in range(self.units))
 
     def _pieces(self, unit: int) -> Iterator[Piece]:
         first = unit * self.groups_in_block
@@ -238,17 +234,16 @@ def regions(work: Work, schedule: Schedule) -> Regions:
         lines, chunk = work.pair_lines if schedule.chunk < work.image_blocks else schedule.pair_lines, schedule.chunk
         shared = [work.packed(0, *sides).size for sides in ((chunk, work.C), (chunk, work.K), (lines, 1))]
     else:
-        every = work.pieces(0)
-        images = work.packed(0, schedule.chunk, work.inputs).size
+        largest = work.pieces[0][0]
         if schedule.order == "by_images":
-            private[0] = max(work.packed(0, schedule.piece, piece.groups * piece.depth).size for piece in every)
+            private[0] = work.packed(0, schedule.piece, largest.groups * largest.depth).size
         else:
-            shared[0] = images
+            shared[0] = work.packed(0, schedule.chunk, work.inputs).size
         if schedule.share_weights:
             shared[1] = work.all_weights().size
         else:
-            private[1] = max(work.weights(0, piece.blocks, piece.channels).size for piece in every)
-        private[2] = max(work.packed(0, schedule.piece, piece.groups * piece.outputs).size for piece in every)
+            private[1] = work.weights(0, largest.blocks, largest.channels).size
+        private[2] = work.packed(0, schedule.piece, largest.groups * largest.outputs).size
     first, second, result = shared
     scratch = buffer_size(work.T, work.itemsize)
     inner_first, inner_second, inner_result = private
@@ -280,7 +275,7 @@ def schedules(work: Work, threads: int) -> Iterator[Schedule]:
             for lines in sizes(work.pair_lines) if chunk == blocks else [work.pair_lines]:
                 yield Schedule("staged", threads, chunk, pair_lines=lines)
         return
-    pieces = work.units * len(work.pieces(0))
+    pieces = work.units * len(work.pieces[0])
     for chunk in sizes(blocks):
         for piece in sizes(min(chunk, 8)):
             yield Schedule("by_outputs", min(threads, pieces), chunk, piece, share_weights=chunk < blocks)
