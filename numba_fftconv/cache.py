@@ -103,6 +103,7 @@ def compiled(name: str, signature: Signature, function: Callable[..., Any]) -> C
     dispatcher = numba.njit(nogil=True, boundscheck=False, error_model="numpy")(function)
     dispatcher._cache = KernelCache(dispatcher.py_func)
     dispatcher.compile(signature)
+    dispatcher.disable_compile()  # for other types: a call with them is a mistake of the engine, not a wish
     return dispatcher
 
 

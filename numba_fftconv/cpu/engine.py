@@ -132,7 +132,7 @@ class Run:
             space=space,
             filters=filters,
             planes=(of_first, of_second, of_result),
-            bias=zeros(max(work.C, work.K), dtype) if bias is None else np.ascontiguousarray(bias),
+            bias=zeros(max(work.C, work.K), dtype) if bias is None else np.array(bias),
             scale=space.dtype.type(1 / ((2 if work.sums_lanes else 1) * work.T**2)),
             own=at.workers,
             own_size=at.private,
