@@ -22,7 +22,7 @@ def main(words: Sequence[str] | None = None) -> int:
         " descent through the passes of a layer, takes the blur off, and writes numba_fftconv_demo.png."
         " Exit code: 0 if both came out well, 1 if not, 2 if it cannot run.",
     )
-    demo.add_argument("--device", default="cpu", help="as in plan_conv2d: cpu, cuda, cuda:1 (default: cpu)")
+    demo.add_argument("--device", default="cpu", help="as in plan_conv2d: in this version only cpu runs (default: cpu)")
     demo.add_argument("--steps", type=count, help="steps of learning the kernel (default: enough)")
     chosen = parser.parse_args(words)
 

@@ -9,10 +9,13 @@ w[K,C/groups,R,S], output y[N,K,P,Q]; without a batch, input and output are [C,H
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
+from . import options
 from .arrays import dtype_name, host, like
 from .errors import InvalidShapeError, InvalidTypeError, PlanMismatchError
-from .geometry import ConvGeometry
-from .plan import ConvPlan, SpectralWeight
+from .geometry import ConvGeometry, of_layer
+from .options import Layer
+from .passes import FORWARD, INPUT_GRAD, WEIGHT_GRAD
+from .plan import ConvPlan, Operands, SpectralWeight
 
 
 class Options(NamedTuple):
@@ -25,20 +28,10 @@ class Options(NamedTuple):
 
 
 def conv2d(
-    input: Any,
-    weight: Any,
-    bias: Any = None,
-    stride: Any = 1,
-    padding: Any = 0,
-    dilation: Any = 1,
-    groups: int = 1,
-    *,
-    precision: str | None = None,
-    plan: ConvPlan | None = None,
-    out: Any = None,
-    stream: Any = None,
+    input: Any, weight: Any, bias: Any = None, stride: Any = 1, padding: Any = 0, dilation: Any = 1, groups: int = 1, *,
+    precision: str | None = None, plan: ConvPlan | None = None, out: Any = None, stream: Any = None,
     workspace: Any = None,
-) -> Any:
+) -> Any:  # fmt: skip
     """Convolve every image with every filter: the forward pass of a layer.
 
     Parameters
@@ -77,27 +70,17 @@ def conv2d(
     Source: torch.nn.functional.conv2d; Mathieu, Henaff, LeCun, arXiv 1312.5851.
     """
     given = {"input": input, "weight": weight} | ({} if bias is None else {"bias": bias})
-    options = Options(stride, padding, dilation, groups)
-    plan, read = _prepare(given, {}, options, plan, precision, "forward")
-    result = plan.forward(read["input"], read["weight"], read.get("bias"), out=out, stream=stream, workspace=workspace)
+    plan, read = _prepare(given, {}, Options(stride, padding, dilation, groups), plan, precision)
+    result = plan.run(FORWARD, read, out, stream, workspace)
     return like(result, input) if out is None else out
 
 
 def conv2d_input_grad(
-    input_size: Iterable[int],
-    weight: Any,
-    grad_output: Any,
-    stride: Any = 1,
-    padding: Any = 0,
-    dilation: Any = 1,
-    groups: int = 1,
-    *,
-    precision: str | None = None,
-    plan: ConvPlan | None = None,
-    out: Any = None,
-    stream: Any = None,
+    input_size: Iterable[int], weight: Any, grad_output: Any,
+    stride: Any = 1, padding: Any = 0, dilation: Any = 1, groups: int = 1, *,
+    precision: str | None = None, plan: ConvPlan | None = None, out: Any = None, stream: Any = None,
     workspace: Any = None,
-) -> Any:
+) -> Any:  # fmt: skip
     """Compute the gradient of conv2d with respect to its input.
 
     Parameters
@@ -128,27 +111,18 @@ def conv2d_input_grad(
     Source: torch.nn.grad.conv2d_input; Mathieu, Henaff, LeCun, arXiv 1312.5851.
     """
     given = {"weight": weight, "grad_output": grad_output}
-    options = Options(stride, padding, dilation, groups)
-    plan, read = _prepare(given, {"input": input_size}, options, plan, precision, "input_grad")
-    result = plan.input_grad(read["grad_output"], read["weight"], out=out, stream=stream, workspace=workspace)
+    layer_options = Options(stride, padding, dilation, groups)
+    plan, read = _prepare(given, {"input": input_size}, layer_options, plan, precision)
+    result = plan.run(INPUT_GRAD, read, out, stream, workspace)
     return like(result, grad_output if isinstance(weight, SpectralWeight) else weight) if out is None else out
 
 
 def conv2d_weight_grad(
-    input: Any,
-    weight_size: Iterable[int],
-    grad_output: Any,
-    stride: Any = 1,
-    padding: Any = 0,
-    dilation: Any = 1,
-    groups: int = 1,
-    *,
-    precision: str | None = None,
-    plan: ConvPlan | None = None,
-    out: Any = None,
-    stream: Any = None,
+    input: Any, weight_size: Iterable[int], grad_output: Any,
+    stride: Any = 1, padding: Any = 0, dilation: Any = 1, groups: int = 1, *,
+    precision: str | None = None, plan: ConvPlan | None = None, out: Any = None, stream: Any = None,
     workspace: Any = None,
-) -> Any:
+) -> Any:  # fmt: skip
     """Compute the gradient of conv2d with respect to its weight.
 
     Parameters
@@ -177,27 +151,18 @@ def conv2d_weight_grad(
     Source: torch.nn.grad.conv2d_weight; Mathieu, Henaff, LeCun, arXiv 1312.5851.
     """
     given = {"input": input, "grad_output": grad_output}
-    options = Options(stride, padding, dilation, groups)
-    plan, read = _prepare(given, {"weight": weight_size}, options, plan, precision, "weight_grad")
-    result = plan.weight_grad(read["input"], read["grad_output"], out=out, stream=stream, workspace=workspace)
+    layer_options = Options(stride, padding, dilation, groups)
+    plan, read = _prepare(given, {"weight": weight_size}, layer_options, plan, precision)
+    result = plan.run(WEIGHT_GRAD, read, out, stream, workspace)
     return like(result, input) if out is None else out
 
 
 def conv2d_backward(
-    grad_output: Any,
-    input: Any,
-    weight: Any,
-    stride: Any = 1,
-    padding: Any = 0,
-    dilation: Any = 1,
-    groups: int = 1,
-    *,
-    output_mask: tuple[bool, bool, bool] = (True, True, True),
-    precision: str | None = None,
-    plan: ConvPlan | None = None,
-    stream: Any = None,
-    workspace: Any = None,
-) -> tuple[Any, Any, Any]:
+    grad_output: Any, input: Any, weight: Any,
+    stride: Any = 1, padding: Any = 0, dilation: Any = 1, groups: int = 1, *,
+    output_mask: tuple[bool, bool, bool] = (True, True, True), precision: str | None = None,
+    plan: ConvPlan | None = None, stream: Any = None, workspace: Any = None,
+) -> tuple[Any, Any, Any]:  # fmt: skip
     """Compute the gradients of conv2d with respect to its input, its weight and its bias.
 
     Parameters
@@ -227,31 +192,16 @@ def conv2d_backward(
     Source: torch.ops.aten.convolution_backward; Mathieu, Henaff, LeCun, arXiv 1312.5851.
     """
     given = {"grad_output": grad_output, "input": input, "weight": weight}
-    options = Options(stride, padding, dilation, groups)
-    plan, read = _prepare(given, {}, options, plan, precision, "input_grad", "weight_grad")
-    dx, dw, db = (
-        None if gradient is None else like(gradient, grad_output)
-        for gradient in plan.backward(
-            *(read[name] for name in given), output_mask=output_mask, stream=stream, workspace=workspace
-        )
-    )
-    return dx, dw, db
+    plan, read = _prepare(given, {}, Options(stride, padding, dilation, groups), plan, precision)
+    dx, dw, db = plan.run_backward(read, output_mask, stream, workspace)
+    return like(dx, grad_output), like(dw, grad_output), like(db, grad_output)
 
 
 def plan_conv2d(
-    input_shape: Iterable[int],
-    weight_shape: Iterable[int],
-    *,
-    dtype: Any = "float32",
-    stride: Any = 1,
-    padding: Any = 0,
-    dilation: Any = 1,
-    groups: int = 1,
-    precision: str | None = None,
-    fft_size: Any = None,
-    workspace_limit: int | None = None,
-    device: str | None = None,
-) -> ConvPlan:
+    input_shape: Iterable[int], weight_shape: Iterable[int], *, dtype: Any = "float32",
+    stride: Any = 1, padding: Any = 0, dilation: Any = 1, groups: int = 1, precision: str | None = None,
+    fft_size: Any = None, workspace_limit: int | None = None, device: str | None = None,
+) -> ConvPlan:  # fmt: skip
     """Plan the three passes of a layer, without running anything.
 
     Parameters
@@ -261,9 +211,12 @@ def plan_conv2d(
     dtype : float32 or float64.
     stride, padding, dilation, groups : as in conv2d.
     precision : arithmetic of the multiply stage; None is the dtype's own.
-    fft_size : transform length, an even product of 2, 3, 5, 7 up to 64; None chooses the fastest by a cost model.
-    workspace_limit : bytes that the workspace may take; the passes then work through the images in chunks.
-    device : 'cpu'; or 'cuda', 'cuda:1' or 'sm_90', to plan for a GPU; None chooses by what this machine has.
+    fft_size : transform length, an even product of 2, 3, 5, 7 up to 64; None chooses the fastest for the three passes
+        together by a cost model, as the functions do.
+    workspace_limit : bytes that the workspace may take; the passes then work through the images in chunks, at the
+        transform length of the plan without a limit where that fits, and so with the same bits.
+    device : 'cpu', which None is in this version; or 'sm_80', 'sm_86', 'sm_89', 'sm_90': such a plan can be read, not
+        run, for this version has no engine for GPUs ('cuda' and 'cuda:1' are refused).
 
     Returns
     -------
@@ -286,60 +239,56 @@ def plan_conv2d(
 
 
 def _prepare(
-    given: Mapping[str, Any],
-    sizes: Mapping[str, Any],
-    options: Options,
-    plan: ConvPlan | None,
-    precision: str | None,
-    *passes: str,
-) -> tuple[ConvPlan, dict[str, Any]]:
-    """The plan of a call of some passes, and its arrays checked against each other; `sizes` holds the shape that no
-    array says."""
-    read: dict[str, Any] = {
-        name: value if _is_spectral(name, value) else host(value, name) for name, value in given.items()
-    }
+    given: Mapping[str, Any], sizes: Mapping[str, Any], written: Options, plan: ConvPlan | None, precision: Any
+) -> tuple[ConvPlan, Operands]:
+    """The plan of a call, and its arrays checked against each other; `sizes` holds the shape that no array says."""
+    weight = given.get("weight")
+    spectral = weight if isinstance(weight, SpectralWeight) else None
+    read = {name: host(value, name) for name, value in given.items() if spectral is None or name != "weight"}
     dtype = _common_dtype(read)
-    shapes = {name: value.weight_shape if _is_spectral(name, value) else value.shape for name, value in read.items()}
-    shapes.update(sizes)
-    options = options if plan is None else _completed(options, plan)
-    geometry = ConvGeometry.from_arguments(shapes["input"], shapes["weight"], *options)
-    if plan is None:
-        fft_size = getattr(read.get("weight"), "fft_size", None)
-        plan = ConvPlan.build(geometry, dtype, precision, fft_size, device="cpu", passes=passes)
+    shapes: dict[str, Any] = {**{name: array.shape for name, array in read.items()}, **sizes}
+    if spectral is not None:
+        shapes["weight"] = spectral.weight_shape
+    if plan is not None:
+        written = _completed(written, plan)
+    layer = options.layer(shapes["input"], shapes["weight"], *written)
+    if plan is not None:
+        _check_plan(plan, layer, dtype, precision)
+    elif spectral is None:
+        plan = ConvPlan.build(of_layer(layer), dtype, precision)
     else:
-        _check_plan(plan, geometry, dtype, precision)
-    for name, shape in (("bias", (geometry.K,)), ("grad_output", geometry.output_shape)):
-        if shapes.get(name, shape) != shape:
+        spectral.require("this call", dtype=dtype, dilation=layer.dilation, groups=layer.groups)
+        plan = ConvPlan.build(of_layer(layer), dtype, precision, spectral.fft_size)
+    for name, shape in (("bias", (plan.geometry.K,)), ("grad_output", plan.geometry.output_shape)):
+        if name in read and read[name].shape != shape:
             raise InvalidShapeError(f"{name} has shape {shapes[name]}: it must be {shape} here")
-    return plan, read
-
-
-def _is_spectral(name: str, value: Any) -> bool:
-    return name == "weight" and isinstance(value, SpectralWeight)
+    return plan, read if spectral is None else {**read, "weight": spectral}
 
 
 def _common_dtype(read: Mapping[str, Any]) -> str:
     """The dtype of all arrays; that of a SpectralWeight is the plan's affair."""
-    dtypes = {name: dtype_name(value, name) for name, value in read.items() if not _is_spectral(name, value)}
+    dtypes = {name: dtype_name(array, name) for name, array in read.items()}
     if len(set(dtypes.values())) > 1:
         said = ", ".join(f"{name} has dtype {dtype}" for name, dtype in dtypes.items())
         raise InvalidTypeError(f"{said}: all arrays must have one dtype, convert them to float32 or to float64")
     return next(iter(dtypes.values()))
 
 
-def _completed(options: Options, plan: ConvPlan) -> Options:
+def _completed(written: Options, plan: ConvPlan) -> Options:
     """The options of a call that brings a plan: what is left at its default is taken from the plan."""
     if not isinstance(plan, ConvPlan):
         raise InvalidTypeError(f"plan is {plan!r}: it must be a ConvPlan, which plan_conv2d makes")
-    made = Options(*(getattr(plan.geometry, name) for name in Options._fields))
-    triples = zip(options, Options(), made, strict=True)
-    return Options(*(ours if type(value) is int and value == default else value for value, default, ours in triples))
+    made = Options(*plan.geometry.layer[2:])
+    triples = zip(written, Options(), made, strict=True)
+    return Options(*[ours if type(value) is int and value == default else value for value, default, ours in triples])
 
 
-def _check_plan(plan: ConvPlan, geometry: ConvGeometry, dtype: str, precision: str | None) -> None:
+def _check_plan(plan: ConvPlan, layer: Layer, dtype: str, precision: Any) -> None:
     """Raise PlanMismatchError where a plan is not for this call."""
-    call = vars(geometry) | {"dtype": dtype} | ({} if precision is None else {"precision": precision})
-    made = vars(plan.geometry) | {"dtype": plan.dtype, "precision": plan.precision}
-    said = [f"{name} is {call[name]!r} and the plan has {made[name]!r}" for name in call if call[name] != made[name]]
-    if said:
-        raise PlanMismatchError(f"{', '.join(said)}: make a plan for this call with plan_conv2d")
+    mode = plan.precision if precision is None else options.precision(precision, dtype)
+    call, made = (*layer, dtype, mode), (*plan.geometry.layer, plan.dtype, plan.precision)
+    if call != made:
+        names = (*Layer._fields, "dtype", "precision")
+        triples = zip(names, call, made, strict=True)
+        said = ", ".join(f"{name} is {ours!r} and the plan has {its!r}" for name, ours, its in triples if ours != its)
+        raise PlanMismatchError(f"{said}: make a plan for this call with plan_conv2d")

@@ -3,6 +3,7 @@
 No framework is imported: a caller who holds a tensor has imported its library already, and sys.modules has it.
 """
 
+import math
 import sys
 from collections.abc import Mapping
 from types import ModuleType
@@ -10,7 +11,14 @@ from typing import Any
 
 import numpy as np
 
-from .errors import InvalidOptionError, InvalidShapeError, InvalidTypeError, UnsupportedError, WorkspaceError
+from .errors import (
+    FFTConvError,
+    InvalidOptionError,
+    InvalidShapeError,
+    InvalidTypeError,
+    UnsupportedError,
+    WorkspaceError,
+)
 
 ALIGNMENT = 64  # bytes: a cache line, and one AVX-512 vector
 FLOATS = {np.dtype(name): name for name in ("float32", "float64")}  # of native byte order
@@ -25,19 +33,26 @@ def host(value: Any, name: str) -> np.ndarray:
     if isinstance(value, np.ndarray) and not isinstance(value, np.ma.MaskedArray):
         return np.asarray(value)
     said = f"{name} is a {_type_name(value)}"
+    try:
+        return _foreign(value, name, said)
+    except FFTConvError:
+        raise
+    except (TypeError, ValueError, RuntimeError, BufferError) as error:
+        raise InvalidTypeError(f"{said} that NumPy cannot read, {error}: pass dense float32 or float64") from error
+
+
+def _foreign(value: Any, name: str, said: str) -> np.ndarray:
+    """The same of what is no NumPy array; what a library raises where it is asked, it raises."""
     if hasattr(value, "__cuda_array_interface__"):
         raise _no_cuda(said)
     if isinstance(value, np.ma.MaskedArray) or not hasattr(value, "__dlpack_device__"):
         raise InvalidTypeError(f"{said}: it must be an array of NumPy, torch or another library with DLPack")
     if getattr(value, "requires_grad", False):
         raise InvalidTypeError(f"{said} that requires a gradient, which would be lost: pass {name}.detach()")
-    try:
-        device = value.__dlpack_device__()[0]
-        if device in HOST_MEMORY:
-            # torch's own way refuses tensors negated or zero by a flag; DLPack would hand out their stored samples.
-            return value.numpy() if _is_torch(value) else np.from_dlpack(value)
-    except (TypeError, ValueError, RuntimeError, BufferError) as error:
-        raise InvalidTypeError(f"{said} that NumPy cannot read, {error}: pass dense float32 or float64") from error
+    device = value.__dlpack_device__()[0]
+    if device in HOST_MEMORY:
+        # torch's own way refuses tensors negated or zero by a flag; DLPack would hand out their stored samples.
+        return value.numpy() if _is_torch(value) else np.from_dlpack(value)
     if device in CUDA_MEMORY:
         raise _no_cuda(said)
     raise InvalidTypeError(f"{said} on DLPack device {int(device)}: it must be in host memory")
@@ -50,17 +65,29 @@ def dtype_name(value: np.ndarray, name: str) -> str:
     return FLOATS[value.dtype]
 
 
-def operand(value: Any, name: str, shape: tuple[int, ...], dtype: str) -> np.ndarray:
-    """An array to read, of exactly this shape and dtype, copied only where its samples are not aligned."""
-    array = _fitting(value, name, shape, dtype)
+def fitting(value: Any, name: str, shape: tuple[int, ...], dtype: str) -> np.ndarray:
+    """An array of exactly this shape and dtype."""
+    array = host(value, name)
+    if dtype_name(array, name) != dtype:
+        raise InvalidTypeError(f"{name} has dtype {array.dtype}: it must be {dtype} here, as the other arrays are")
+    if array.shape != shape:
+        raise InvalidShapeError(f"{name} has shape {array.shape}: it must be {shape} here")
+    return array
+
+
+def aligned(array: np.ndarray) -> np.ndarray:
+    """An array to read, copied only where its samples are not aligned."""
     return array if _is_aligned(array) else array.copy()
 
 
 def output(out: Any, shape: tuple[int, ...], dtype: str, inputs: Mapping[str, np.ndarray]) -> np.ndarray:
     """An array to write, of exactly this shape and dtype: new, or a view of `out`, which must not overlap `inputs`."""
     if out is None:
-        return np.empty(shape, dtype)
-    array = _fitting(out, "out", shape, dtype)
+        try:
+            return np.empty(shape, dtype)
+        except MemoryError as error:
+            raise no_memory(f"the result of shape {shape}", math.prod(shape) * np.dtype(dtype).itemsize) from error
+    array = fitting(out, "out", shape, dtype)
     if not array.flags.writeable:
         raise InvalidOptionError(f"out is a read-only {_type_name(out)} of shape {shape}: {NEW_ARRAY}")
     said = f"out of shape {shape} and strides {array.strides} bytes"
@@ -80,9 +107,9 @@ def refuse_overlap(array: np.ndarray, name: str, others: Mapping[str, np.ndarray
             raise InvalidOptionError(f"{said}: {NEW_ARRAY}")
 
 
-def like(result: np.ndarray, model: Any) -> Any:
-    """`result` in the library of `model`, without a copy; a NumPy array where that library cannot take one."""
-    if isinstance(model, np.ndarray):
+def like(result: np.ndarray | None, model: Any) -> Any:
+    """`result`, if any, in the library of `model`, without a copy; NumPy's own where that library cannot take one."""
+    if result is None or isinstance(model, np.ndarray):
         return result
     if _is_torch(model):
         return sys.modules["torch"].from_numpy(result)
@@ -104,17 +131,13 @@ def scratch(workspace: Any, nbytes: int) -> np.ndarray:
     return flat[-flat.ctypes.data % ALIGNMENT :]
 
 
-def _fitting(value: Any, name: str, shape: tuple[int, ...], dtype: str) -> np.ndarray:
-    array = host(value, name)
-    if dtype_name(array, name) != dtype:
-        raise InvalidTypeError(f"{name} has dtype {array.dtype}: it must be {dtype} here, as the other arrays are")
-    if array.shape != shape:
-        raise InvalidShapeError(f"{name} has shape {array.shape}: it must be {shape} here")
-    return array
+def no_memory(what: str, nbytes: int) -> WorkspaceError:
+    return WorkspaceError(f"{what} takes {nbytes:,} bytes, which this machine does not give")
 
 
 def _is_aligned(array: np.ndarray) -> bool:
-    return array.flags.aligned and all(stride % array.itemsize == 0 for stride in array.strides)
+    itemsize = array.itemsize
+    return array.flags.aligned and all(stride % itemsize == 0 for stride in array.strides)
 
 
 def _overlap(a: np.ndarray, b: np.ndarray) -> bool:

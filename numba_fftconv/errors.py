@@ -22,7 +22,7 @@ class UnsupportedError(FFTConvError, NotImplementedError):
 
 
 class WorkspaceError(FFTConvError, MemoryError):
-    """A workspace that is too small, or a limit that nothing fits."""
+    """A workspace that is too small, a limit that nothing fits, or more memory than the machine gives."""
 
 
 class DeviceMismatchError(FFTConvError, ValueError):

@@ -6,6 +6,7 @@ Flops and bytes are counts. Every time is a model's figure, not a measurement.
 from collections.abc import Iterable
 from typing import Any
 
+from . import tuning
 from .passes import PASSES
 
 SHOWN = 8  # rejected lengths
@@ -19,18 +20,22 @@ def seconds(value: float) -> str:
     return f"{value * 1e9:.3g} ns"
 
 
-def explain(plan: Any, candidates: Iterable[Any], direct: float) -> str:
-    """The text of `ConvPlan.explain`; `direct` is the time of one pass as a direct sum."""
+def explain(plan: Any) -> str:
+    """The text of `ConvPlan.explain`."""
     g, T = plan.geometry, plan.fft_size
+    made_for = g, plan.dtype, plan.device
     limit = "" if plan.workspace_limit is None else f" of at most {plan.workspace_limit:,}"
+    gpu = f" ({tuning.GPUS[plan.device].name})" if plan.device in tuning.GPUS else ""
     lines = [
-        f"input {g.input_shape}, weight {g.weight_shape}, output {g.output_shape}, {plan.dtype} on {plan.device}",
+        f"input {g.input_shape}, weight {g.weight_shape}, output {g.output_shape}, {plan.dtype} on {plan.device}{gpu}",
         f"padding {g.padding}, stride {g.stride}, dilation {g.dilation}, groups {g.groups}, precision {plan.precision}",
         f"transform length T = {T}: tiles of {T} x {T}; workspace {plan.workspace_size:,} bytes{limit}",
     ]
-    for name, choice in zip(PASSES, plan.choice.passes, strict=True):
-        lines += ["", *_pass(plan, name, choice, direct)]
-    rejected = [other for other in candidates if T != other.T]
+    direct = tuning.direct_seconds(*made_for, plan.threads)
+    for name in PASSES:
+        lines += ["", *_pass(plan, name, direct)]
+    others = tuning.candidates(*made_for, plan.workspace_limit, plan.threads)
+    rejected = sorted((other for other in others if T != other.T), key=lambda other: other.seconds)
     title = f"rejected: the fastest {SHOWN} of {len(rejected)}" if len(rejected) > SHOWN else "rejected"
     lines += ["", f"{title}, by predicted time of the three passes; T = {T} takes {seconds(plan.choice.seconds)}"]
     lines += [
@@ -39,12 +44,13 @@ def explain(plan: Any, candidates: Iterable[Any], direct: float) -> str:
     return "\n".join(lines if rejected else [*lines, "  none: no other length holds this kernel"])
 
 
-def _pass(plan: Any, name: str, choice: Any, direct: float) -> Iterable[str]:
-    """A pass: its segments, a row for each stage, and the sum."""
-    g, T, (down, across), stages = plan.geometry, plan.fft_size, plan.segments[name], plan.stages[name]
-    plane = (g.P, g.Q) if name == "input_grad" else (g.H, g.W)
-    waste = 1 - plane[0] * plane[1] / (down * across * T * T)
-    yield f"{name}: {down} x {across} segments of each plane of {plane[0]} x {plane[1]}; padding waste {waste:.0%}"
+def _pass(plan: Any, name: str, direct: float) -> Iterable[str]:
+    """A pass: its equation and segments, a row for each stage, and the sum; `direct` is the time of a direct sum."""
+    row, choice, stages = PASSES[name], plan.choice.by_pass[name], plan.stages[name]
+    T, (down, across), (height, width) = plan.fft_size, plan.segments[name], plan.geometry.shapes[row.operands[0]][-2:]
+    waste = 1 - height * width / (down * across * T * T)
+    yield f"{name}: {row.equation}"
+    yield f"  {down} x {across} segments of each plane of {height} x {width}; padding waste {waste:.0%}"
     if choice.schedule is not None:
         yield f"  {choice.schedule.describe()}; {choice.workspace:,} bytes of workspace"
     columns = "  {:14} {:58} {:>18} {:>18} {:>10}  {}"

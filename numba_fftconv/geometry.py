@@ -10,31 +10,22 @@ Worked example: 100 samples, 5 taps, no padding, stride 2, T = 32: reach = 4, ou
 reads ceil(48/14) = 4 windows of x that start at 0, 28, 56 and 84, and each writes the 14 outputs of t = 0, 2, ..., 26.
 """
 
-import operator
 from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Any, Self
+from dataclasses import dataclass, field
+from functools import lru_cache
+from math import prod
+from typing import Any
 
 import numpy as np
 
-from .errors import FFTConvError, InvalidOptionError, InvalidShapeError, UnsupportedError
+from . import options
+from .errors import InvalidShapeError, UnsupportedError
+from .options import FFT_SIZES, MAX_FFT, Layer, Pair
 
-MAX_FFT = 64
-Pair = tuple[int, int]
-LARGEST = 2**40  # of every number that a caller gives: positions and indices then stay far below 2**63
-
-
-def _is_fft_size(n: int) -> bool:
-    for prime in (2, 3, 5, 7):
-        while n % prime == 0:
-            n //= prime
-    return n == 1
+LARGEST_ARRAY = 2**56  # samples of an array: its bytes, counted from any sample, stay below 2**63
 
 
-FFT_SIZES: tuple[int, ...] = tuple(n for n in range(2, MAX_FFT + 1, 2) if _is_fft_size(n))
-
-
-def _ceil_div(a: int, b: int) -> int:
+def ceil_div(a: int, b: int) -> int:
     return -(-a // b)
 
 
@@ -108,15 +99,15 @@ class Axis:
 
     def step(self, T: int) -> int:
         """Samples that a segment of the forward pass advances; T must exceed the reach."""
-        return _ceil_div(T - self.reach, self.stride) * self.stride
+        return ceil_div(T - self.reach, self.stride) * self.stride
 
     def segments(self, T: int, pass_name: str) -> int:
         """Segments of T positions that a pass cuts this axis into; T must exceed the reach."""
         if self.whole(T):
             return 1
         if pass_name == "input_grad":
-            return _ceil_div(self.extent, T - self.reach)
-        return _ceil_div(self.span, self.step(T))
+            return ceil_div(self.extent, T - self.reach)
+        return ceil_div(self.span, self.step(T))
 
     def x(self, T: int) -> PlaneMap:
         """The input, read by forward and weight_grad."""
@@ -169,17 +160,31 @@ class ConvGeometry:
     dilation: Pair
     groups: int
     batched: bool = True
+    rows: Axis = field(init=False, repr=False, compare=False)  # the axis of H, R and P
+    cols: Axis = field(init=False, repr=False, compare=False)  # the axis of W, S and Q
+    shapes: dict[str, tuple[int, ...]] = field(init=False, repr=False, compare=False)  # by the caller's names
+
+    def __post_init__(self) -> None:
+        """Derive once what every call asks for."""
+        (down, across), (tall, wide) = self.stride, self.dilation
+        rows = Axis(self.H, self.R, self.pad_top, self.pad_bottom, down, tall)
+        cols = Axis(self.W, self.S, self.pad_left, self.pad_right, across, wide)
+        batch = (self.N,) if self.batched else ()
+        output = (*batch, self.K, rows.outputs, cols.outputs)
+        shapes = {
+            "input": (*batch, self.C, self.H, self.W),
+            "weight": (self.K, self.C // self.groups, self.R, self.S),
+            "output": output,
+            "grad_output": output,
+        }
+        for name, value in (("rows", rows), ("cols", cols), ("shapes", shapes)):
+            object.__setattr__(self, name, value)
 
     @classmethod
     def from_arguments(
-        cls,
-        input_shape: Iterable[Any],
-        weight_shape: Iterable[Any],
-        stride: Any = 1,
-        padding: Any = 0,
-        dilation: Any = 1,
-        groups: Any = 1,
-    ) -> Self:
+        cls, input_shape: Iterable[Any], weight_shape: Iterable[Any],
+        stride: Any = 1, padding: Any = 0, dilation: Any = 1, groups: Any = 1,
+    ) -> "ConvGeometry":  # fmt: skip
         """Check the shapes and options of a layer and make its geometry.
 
         Parameters
@@ -199,7 +204,7 @@ class ConvGeometry:
         ------
         InvalidShapeError : ranks, sizes, channels or groups that do not fit; a kernel larger than the padded input.
         InvalidOptionError : a stride, padding, dilation or groups that no layer can have.
-        UnsupportedError : a kernel of more than 64 samples a side after dilation.
+        UnsupportedError : a kernel of more than 64 samples a side after dilation; arrays of more than 2**56 samples.
 
         Examples
         --------
@@ -208,30 +213,7 @@ class ConvGeometry:
 
         Source: the conventions of torch.nn.functional.conv2d.
         """
-        images = _shape(input_shape, "input", "(N, C, H, W) or (C, H, W)", {4: (0, 1, 1, 1), 3: (1, 1, 1)})
-        kernel = _shape(weight_shape, "weight", "(K, C/groups, R, S)", {4: (1, 1, 1, 1)})
-        N, C, H, W = images if len(images) == 4 else (1, *images)
-        K, _, R, S = kernel
-        strides, dilations = (
-            _pair(value, f"{name} is {value!r}", "an int or a pair (rows, columns)", least=1)
-            for name, value in (("stride", stride), ("dilation", dilation))
-        )
-        count = _integer(groups, f"groups is {groups!r}", least=1, error=InvalidOptionError)
-        _check_channels(images, kernel, count)
-        pads = _padding(padding, (R, S), strides, dilations)
-        made = cls(N, C, H, W, K, R, S, *pads, strides, dilations, count, batched=len(images) == 4)
-        _check_kernel(made.rows, made.cols)
-        return made
-
-    @property
-    def rows(self) -> Axis:
-        """The axis of H, R and P."""
-        return Axis(self.H, self.R, self.pad_top, self.pad_bottom, self.stride[0], self.dilation[0])
-
-    @property
-    def cols(self) -> Axis:
-        """The axis of W, S and Q."""
-        return Axis(self.W, self.S, self.pad_left, self.pad_right, self.stride[1], self.dilation[1])
+        return of_layer(options.layer(input_shape, weight_shape, stride, padding, dilation, groups))
 
     @property
     def P(self) -> int:
@@ -251,88 +233,64 @@ class ConvGeometry:
     @property
     def input_shape(self) -> tuple[int, ...]:
         """(N, C, H, W), or (C, H, W) where the input has no batch axis."""
-        return (*self._batch, self.C, self.H, self.W)
+        return self.shapes["input"]
 
     @property
-    def weight_shape(self) -> tuple[int, int, int, int]:
+    def weight_shape(self) -> tuple[int, ...]:
         """(K, C/groups, R, S)."""
-        return self.K, self.C // self.groups, self.R, self.S
+        return self.shapes["weight"]
 
     @property
     def output_shape(self) -> tuple[int, ...]:
         """(N, K, P, Q), or (K, P, Q) where the input has no batch axis."""
-        return (*self._batch, self.K, self.P, self.Q)
+        return self.shapes["output"]
+
+    @property
+    def layer(self) -> Layer:
+        """The same in a caller's words."""
+        shapes = self.input_shape, self.weight_shape
+        return Layer(*shapes, self.stride, self.padding, self.dilation, self.groups)
+
+    @property
+    def pairs(self) -> int:
+        """Planes (k, c) of the weight."""
+        return self.K * (self.C // self.groups)
+
+    def segments(self, T: int, pass_name: str) -> Pair:
+        """Segments that a pass cuts each plane into: (down, across)."""
+        return self.rows.segments(T, pass_name), self.cols.segments(T, pass_name)
+
+    def windows(self, T: int, pass_name: str) -> int:
+        """(image, segment) pairs of a pass: the letter m."""
+        return self.N * prod(self.segments(T, pass_name))
+
+    def maps(self, name: str, T: int) -> tuple[PlaneMap, PlaneMap]:
+        """The maps of that name (passes.py) of both axes."""
+        return getattr(self.rows, name)(T), getattr(self.cols, name)(T)
 
     def smallest_fft(self) -> int:
         """The smallest transform length that holds the kernel on both axes."""
         return next(T for T in FFT_SIZES if max(self.rows.reach, self.cols.reach) < T)
 
-    @property
-    def _batch(self) -> tuple[int, ...]:
-        return (self.N,) if self.batched else ()
+
+# ---- what fits together ----------------------------------------------------------------------------------------------
 
 
-def _integer(value: Any, said: str, least: int, error: type[FFTConvError]) -> int:
-    """`value` as an int of at least `least`; `said` quotes the caller for the message."""
-    try:
-        number = operator.index(value)
-    except TypeError:
-        number = None
-    if number is None or isinstance(value, bool):
-        raise error(f"{said}: {value!r} is not an integer")
-    if number < least:
-        raise error(f"{said}: {number} is too small, the least is {least}")
-    if number > LARGEST:
-        raise UnsupportedError(f"{said}: {number} is more than {LARGEST}, the largest that this version handles")
-    return number
-
-
-def _items(value: Any) -> tuple[Any, ...]:
-    """What `value` holds, or nothing where it is a word or cannot be iterated."""
-    try:
-        return () if isinstance(value, str) else tuple(value)
-    except TypeError:
-        return ()
-
-
-def _shape(value: Any, name: str, form: str, least: dict[int, tuple[int, ...]]) -> tuple[int, ...]:
-    """The sizes in `value`; `least` holds their least values by rank."""
-    sizes = _items(value)
-    said = f"{name} shape is {sizes or value!r}"
-    if len(sizes) not in least:
-        raise InvalidShapeError(f"{said}, which is {len(sizes)} sizes: it must be {form}")
-    limits = least[len(sizes)]
-    return tuple(_integer(size, said, low, InvalidShapeError) for size, low in zip(sizes, limits, strict=True))
-
-
-def _two(value: Any, said: str, form: str) -> tuple[Any, Any]:
-    """What `value` says of the rows and of the columns; a single number says the same of both."""
-    single = hasattr(type(value), "__index__") and not getattr(value, "shape", ())
-    items = (value, value) if single else _items(value)
-    if len(items) != 2:
-        raise InvalidOptionError(f"{said}: it must be {form}")
-    return items
-
-
-def _pair(value: Any, said: str, form: str, least: int) -> Pair:
-    first, second = (_integer(item, said, least, InvalidOptionError) for item in _two(value, said, form))
-    return first, second
-
-
-def _padding(value: Any, taps: Pair, stride: Pair, dilation: Pair) -> tuple[int, int, int, int]:
-    """Zeros above, below, left and right."""
-    said, form = f"padding is {value!r}", "an int, (rows, columns), ((top, bottom), (left, right)), 'valid' or 'same'"
-    if not isinstance(value, str):
-        rows, columns = (_pair(side, said, form, least=0) for side in _two(value, said, form))
-        return *rows, *columns
-    if value not in ("valid", "same"):
-        raise InvalidOptionError(f"{said}: it must be {form}")
-    if value == "valid":
-        return 0, 0, 0, 0
-    if stride != (1, 1):
-        raise InvalidOptionError(f"{said} and stride is {stride}: 'same' needs stride 1, or give the numbers of zeros")
-    height, width = ((n - 1) * d for n, d in zip(taps, dilation, strict=True))
-    return height // 2, height - height // 2, width // 2, width - width // 2
+@lru_cache(1024)
+def of_layer(layer: Layer) -> ConvGeometry:
+    """The geometry of a layer whose numbers fit together."""
+    images, kernel, stride, ((top, bottom), (left, right)), dilation, groups = layer
+    _check_channels(images, kernel, groups)
+    batched = len(images) == 4
+    N, C, H, W = images if batched else (1, *images)
+    K, _, R, S = kernel
+    made = ConvGeometry(N, C, H, W, K, R, S, top, bottom, left, right, stride, dilation, groups, batched)
+    _check_kernel(made.rows, made.cols)
+    for name in ("input", "weight", "output"):
+        if prod(made.shapes[name]) > LARGEST_ARRAY:
+            said = f"{name} shape is {made.shapes[name]}, which is {prod(made.shapes[name])} samples"
+            raise UnsupportedError(f"{said}: the largest array that this version handles has {LARGEST_ARRAY}")
+    return made
 
 
 def _check_channels(images: tuple[int, ...], kernel: tuple[int, ...], groups: int) -> None:

@@ -26,6 +26,12 @@ class Pass:
     contracted: str
     conjugated: str
 
+    @property
+    def equation(self) -> str:
+        """What the multiply stage does in each bin."""
+        first, second = (f"conj {letter}" if letter == self.conjugated else letter for letter in self.letters[:2])
+        return f"{self.letters[2]} = sum over {self.contracted} of {first} * {second}"
+
 
 FORWARD = Pass("forward", ("input", "weight"), "output", ("X", "W", "Y"), ("x", "w", "y"), "c", "W")
 INPUT_GRAD = Pass("input_grad", ("grad_output", "weight"), "input", ("dY", "W", "dX"), ("dy_halo", "w", "dx"), "k", "")

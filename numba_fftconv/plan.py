@@ -2,24 +2,23 @@
 
 A plan is inert and hashable, compares by what was asked for, and prints itself as its schedule (explain.py). What it
 decides is the transform length T, the segments of the planes, and the order of work and the workspace of each pass
-(tuning.py).
+(tuning.py). Its methods check their arrays against the plan, the doors (api.py) check theirs against each other; both
+then call `run` or `run_backward`, which check the rest, all of it before anything is written.
 """
 
-import operator
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
-from . import arrays, tuning
+from . import arrays, options, tuning
 from .cpu import engine, threads
-from .errors import InvalidOptionError, InvalidTypeError, PlanMismatchError, UnsupportedError
+from .errors import InvalidOptionError, InvalidTypeError, PlanMismatchError
 from .explain import explain
-from .geometry import FFT_SIZES, MAX_FFT, ConvGeometry, PlaneMap
+from .geometry import ConvGeometry, PlaneMap, of_layer
 from .passes import FORWARD, INPUT_GRAD, PASSES, WEIGHT_GRAD, Pass
-
-PRECISIONS = {"float32": ("fp32", "tf32x3", "bf16x3", "tf32"), "float64": ("fp64",)}
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,11 +38,24 @@ class SpectralWeight:
     """
 
     array: np.ndarray = field(repr=False)
-    weight_shape: tuple[int, int, int, int]
+    weight_shape: tuple[int, ...]
     dtype: str
     fft_size: int
     dilation: tuple[int, int]
     groups: int
+
+    def require(self, where: str, **wanted: Any) -> None:
+        """Raise PlanMismatchError where this is of something else than is wanted at the place `where`."""
+        said = [
+            f"{key} {getattr(self, key)!r} where {where} has {value!r}"
+            for key, value in wanted.items()
+            if getattr(self, key) != value
+        ]
+        if said:
+            raise PlanMismatchError(f"weight is a SpectralWeight of {', '.join(said)}: transform the weight for it")
+
+
+Operands = Mapping[str, np.ndarray | SpectralWeight]  # by the caller's names, each of the shape and dtype of the plan
 
 
 @dataclass(frozen=True)
@@ -74,21 +86,19 @@ class ConvPlan:
     fft_size: int
     workspace_limit: int | None
     threads: int = field(repr=False)
-    choice: tuning.Choice = field(repr=False)
+    choice: tuning.Choice = field(repr=False, compare=False)
+    maps: dict[str, tuple[PlaneMap, PlaneMap]] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        names = {name for row in PASSES.values() for name in row.maps}
+        object.__setattr__(self, "maps", {name: self.geometry.maps(name, self.fft_size) for name in names})
 
     @staticmethod
     def build(
-        geometry: ConvGeometry,
-        dtype: Any = "float32",
-        precision: str | None = None,
-        fft_size: Any = None,
-        workspace_limit: Any = None,
-        device: str | None = None,
-        passes: tuple[str, ...] = tuple(PASSES),
-    ) -> "ConvPlan":
+        geometry: ConvGeometry, dtype: Any = "float32", precision: str | None = None,
+        fft_size: Any = None, workspace_limit: Any = None, device: str | None = None,
+    ) -> "ConvPlan":  # fmt: skip
         """Make the plan of a geometry, or find it made; the arguments are those of `plan_conv2d`.
-
-        `passes` names those that the transform length is chosen for; the plan runs the others too.
 
         Examples
         --------
@@ -96,17 +106,16 @@ class ConvPlan:
         >>> ConvPlan.build(geometry, fft_size=8).fft_size
         8
         """
-        name = _dtype(dtype)
-        size = None if fft_size is None else _fft_size(fft_size, geometry)
-        limit = None if workspace_limit is None else _limit(workspace_limit)
-        return _build(geometry, name, _precision(precision, name), size, limit, _device(device), passes)
+        name = options.dtype(dtype)
+        mode = options.precision(precision, name)
+        size = None if fft_size is None else options.fft_size(fft_size, geometry.smallest_fft())
+        limit = None if workspace_limit is None else options.workspace_limit(workspace_limit)
+        return _build(geometry, name, mode, size, limit, options.device(device, tuning.GPUS))
 
     @property
     def segments(self) -> dict[str, tuple[int, int]]:
         """By pass, the segments that each plane is cut into: (down, across)."""
-        axes = self.geometry.rows, self.geometry.cols
-        down, across = ({name: axis.segments(self.fft_size, name) for name in PASSES} for axis in axes)
-        return {name: (down[name], across[name]) for name in PASSES}
+        return {name: self.geometry.segments(self.fft_size, name) for name in PASSES}
 
     @property
     def flops(self) -> dict[str, int]:
@@ -138,9 +147,7 @@ class ConvPlan:
         >>> print(plan_conv2d((16, 64, 32, 32), (64, 64, 9, 9)).explain().splitlines()[0])
         input (16, 64, 32, 32), weight (64, 64, 9, 9), output (16, 64, 24, 24), float32 on cpu
         """
-        others = tuning.candidates(self.geometry, self.dtype, self.device, self.workspace_limit, self.threads)
-        direct = tuning.direct_seconds(self.geometry, self.dtype, self.device, self.threads)
-        return explain(self, others, direct)
+        return explain(self)
 
     def forward(
         self, x: Any, w: Any, bias: Any = None, *, out: Any = None, stream: Any = None, workspace: Any = None
@@ -155,7 +162,11 @@ class ConvPlan:
         >>> plan.forward(np.ones((1, 1, 8, 8), np.float32), np.ones((1, 1, 3, 3), np.float32)).shape
         (1, 1, 6, 6)
         """
-        return self._run(FORWARD, (x, w), out, stream, workspace, bias)
+        read = self._read({"input": x, "weight": w})
+        if bias is not None:
+            read["bias"] = arrays.fitting(bias, "bias", (self.geometry.K,), self.dtype)
+        result = self.run(FORWARD, read, out, stream, workspace)
+        return arrays.like(result, x) if out is None else out
 
     def input_grad(self, dy: Any, w: Any, *, out: Any = None, stream: Any = None, workspace: Any = None) -> Any:
         """Run the input gradient: as `conv2d_input_grad`, with arrays of the plan's shapes and dtype.
@@ -168,7 +179,8 @@ class ConvPlan:
         >>> plan.input_grad(np.ones((1, 1, 6, 6), np.float32), np.ones((1, 1, 3, 3), np.float32)).shape
         (1, 1, 8, 8)
         """
-        return self._run(INPUT_GRAD, (dy, w), out, stream, workspace)
+        result = self.run(INPUT_GRAD, self._read({"grad_output": dy, "weight": w}), out, stream, workspace)
+        return arrays.like(result, dy) if out is None else out
 
     def weight_grad(self, x: Any, dy: Any, *, out: Any = None, stream: Any = None, workspace: Any = None) -> Any:
         """Run the weight gradient: as `conv2d_weight_grad`, with arrays of the plan's shapes and dtype.
@@ -181,18 +193,13 @@ class ConvPlan:
         >>> plan.weight_grad(np.ones((1, 1, 8, 8), np.float32), np.ones((1, 1, 6, 6), np.float32)).shape
         (1, 1, 3, 3)
         """
-        return self._run(WEIGHT_GRAD, (x, dy), out, stream, workspace)
+        result = self.run(WEIGHT_GRAD, self._read({"input": x, "grad_output": dy}), out, stream, workspace)
+        return arrays.like(result, x) if out is None else out
 
     def backward(
-        self,
-        dy: Any,
-        x: Any,
-        w: Any,
-        *,
-        output_mask: tuple[bool, bool, bool] = (True, True, True),
-        stream: Any = None,
-        workspace: Any = None,
-    ) -> tuple[Any, Any, Any]:
+        self, dy: Any, x: Any, w: Any, *, output_mask: tuple[bool, bool, bool] = (True, True, True),
+        stream: Any = None, workspace: Any = None,
+    ) -> tuple[Any, Any, Any]:  # fmt: skip
         """Run both gradients and sum that of the bias: as `conv2d_backward`, with arrays of the plan's shapes.
 
         Examples
@@ -204,16 +211,9 @@ class ConvPlan:
         >>> [gradient.shape for gradient in plan.backward(dy, x, w)]
         [(1, 1, 8, 8), (1, 1, 3, 3), (1,)]
         """
-        wanted = _mask(output_mask)
-        self._check_run(stream)
-        dy_read, x_read = self._read("grad_output", dy), self._read("input", x)
-        self._space(workspace, 0, {"grad_output": dy_read, "input": x_read, "weight": self._read("weight", w)})
-        options = {"stream": stream, "workspace": workspace}
-        dx = arrays.like(self.input_grad(dy_read, w, **options), dy) if wanted[0] else None
-        dw = arrays.like(self.weight_grad(x_read, dy_read, **options), dy) if wanted[1] else None
-        rest = tuple(axis for axis in range(dy_read.ndim) if axis != dy_read.ndim - 3)
-        db = arrays.like(dy_read.sum(rest, dtype=np.float64).astype(self.dtype), dy) if wanted[2] else None
-        return dx, dw, db
+        read = self._read({"grad_output": dy, "input": x, "weight": w})
+        dx, dw, db = self.run_backward(read, output_mask, stream, workspace)
+        return arrays.like(dx, dy), arrays.like(dw, dy), arrays.like(db, dy)
 
     def transform_weight(self, w: Any) -> SpectralWeight:
         """Transform a weight once, for any number of calls of forward and input_grad.
@@ -227,10 +227,15 @@ class ConvPlan:
         >>> np.array_equal(plan.forward(x, plan.transform_weight(w)), plan.forward(x, w))
         True
         """
+        if isinstance(w, SpectralWeight):
+            raise InvalidTypeError("weight is a SpectralWeight: it is transformed already, pass the array or use it")
         self._check_run(None)
-        g, array = self.geometry, self._read("weight", w)
+        g, array = self.geometry, arrays.aligned(self._fitting(w, "weight"))
         work = tuning.cpu_work(g, array.itemsize, self.fft_size, FORWARD)
-        spectrum = engine.transform_weights(work, self._planes("w", array), self.threads)
+        try:
+            spectrum = engine.transform_weights(work, self._planes("w", array), self.threads)
+        except MemoryError as error:
+            raise arrays.no_memory("the spectrum of this weight", work.all_weights().size * array.itemsize) from error
         return SpectralWeight(spectrum, g.weight_shape, self.dtype, self.fft_size, g.dilation, g.groups)
 
     def profile(self, pass_name: str, first: Any, second: Any) -> dict[str, float]:
@@ -246,181 +251,124 @@ class ConvPlan:
         >>> list(plan.profile("forward", np.ones((1, 1, 8, 8), np.float32), np.ones((1, 1, 3, 3), np.float32)))
         ['transform x', 'transform w', 'multiply', 'inverse y']
         """
-        if pass_name not in PASSES:
+        if not isinstance(pass_name, str) or pass_name not in PASSES:
             raise InvalidOptionError(f"pass_name is {pass_name!r}: it must be one of {', '.join(PASSES)}")
-        run, _ = self._prepare(PASSES[pass_name], (first, second), None, None, None, None)
-        times = [0.0] * 4 if run is None else run.profile()
+        self._check_run(None)
+        row = PASSES[pass_name]
+        read = self._read(dict(zip(row.operands, (first, second), strict=True)))
+        result = arrays.output(None, self.geometry.shapes[row.result], self.dtype, {})
+        space = self._space(None, self.choice.by_pass[pass_name].workspace, {})
+        times = [0.0] * 4 if self.geometry.N == 0 else self._start(row, read, result, space).profile()
         return {stage.name: time for stage, time in zip(self.stages[pass_name], times, strict=True)}
 
-    # ---- running -----------------------------------------------------------------------------------------------------
+    # ---- running: what the doors call too ----------------------------------------------------------------------------
 
-    def _run(self, row: Pass, values: tuple[Any, Any], out: Any, stream: Any, workspace: Any, bias: Any = None) -> Any:
-        run, result = self._prepare(row, values, out, stream, workspace, bias)
-        if run is None:
+    def run(self, row: Pass, read: Operands, out: Any, stream: Any, workspace: Any) -> np.ndarray:
+        """Run a pass on operands, and for the forward pass a bias, into `out` or a new array."""
+        self._check_run(stream)
+        memory = self._memory(read)
+        result = arrays.output(out, self.geometry.shapes[row.result], self.dtype, memory)
+        memory["out"] = result
+        space = self._space(workspace, self.choice.by_pass[row.name].workspace, memory)
+        self._run(row, read, result, space)
+        return result
+
+    def run_backward(
+        self, read: Operands, output_mask: Any, stream: Any, workspace: Any
+    ) -> tuple[np.ndarray | None, np.ndarray | None, np.ndarray | None]:
+        """Run the gradients that are wanted; `read` holds all three operands, wanted or not."""
+        wanted = options.output_mask(output_mask)
+        self._check_run(stream)
+        rows = [row for row, is_wanted in zip((INPUT_GRAD, WEIGHT_GRAD), wanted, strict=False) if is_wanted]
+        most = max((self.choice.by_pass[row.name].workspace for row in rows), default=0)
+        space = self._space(workspace, most, self._memory(read))
+        made = {row.result: arrays.output(None, self.geometry.shapes[row.result], self.dtype, {}) for row in rows}
+        for row in rows:
+            self._run(row, read, made[row.result], space)
+        dy = read["grad_output"]
+        assert isinstance(dy, np.ndarray)
+        rest = tuple(axis for axis in range(dy.ndim) if axis != dy.ndim - 3)
+        db = dy.sum(rest, dtype=np.float64).astype(self.dtype) if wanted[2] else None
+        return made.get("input"), made.get("weight"), db
+
+    def _run(self, row: Pass, read: Operands, result: np.ndarray, space: np.ndarray) -> None:
+        if self.geometry.N == 0:  # nothing is summed, where there is anything
             result[...] = 0
         else:
-            run()
-        return arrays.like(result, values[0]) if out is None else out
+            self._start(row, read, result, space)()
 
-    def _prepare(
-        self, row: Pass, values: tuple[Any, Any], out: Any, stream: Any, workspace: Any, bias: Any
-    ) -> tuple[engine.Run | None, np.ndarray]:
-        """Check everything, so that a call which raises has changed nothing; then what runs the pass, and its result.
-
-        Nothing runs on an empty batch.
-        """
-        self._check_run(stream)
-        given = {name: self._read(name, value) for name, value in zip(row.operands, values, strict=True)}
-        if bias is not None:
-            given["bias"] = arrays.operand(bias, "bias", (self.geometry.K,), self.dtype)
-        result = arrays.output(out, self._shape(row.result), self.dtype, given)
-        choice = self.choice.passes[list(PASSES).index(row.name)]
+    def _start(self, row: Pass, read: Operands, result: np.ndarray, space: np.ndarray) -> engine.Run:
+        """What runs a pass whose arrays are checked."""
+        choice = self.choice.by_pass[row.name]
         assert choice.work is not None and choice.schedule is not None
-        space = self._space(workspace, choice.workspace, given | {"out": result})
-        if self.geometry.N == 0:
-            return None, result
-        first, second = (given[name] for name in row.operands)
-        weight = second if isinstance(values[1], SpectralWeight) else self._planes(row.maps[1], second)
-        operands = self._planes(row.maps[0], first), weight, self._planes(row.maps[2], result)
-        return engine.Run.of_pass(choice.work, choice.schedule, *operands, space.view(self.dtype), given.get("bias")), result
-
-    def _shape(self, name: str) -> tuple[int, ...]:
-        """The shape of an operand or result, in the caller's words."""
-        g = self.geometry
-        shapes = {"input": g.input_shape, "weight": g.weight_shape, "output": g.output_shape}
-        return shapes[name.removeprefix("grad_")]
+        first, second, bias = (read.get(name) for name in (*row.operands, "bias"))
+        assert isinstance(first, np.ndarray) and second is not None and not isinstance(bias, SpectralWeight)
+        if isinstance(second, SpectralWeight):
+            weight: engine.Operand | np.ndarray = second.array
+        else:
+            weight = self._planes(row.maps[1], arrays.aligned(second))
+        operands = self._planes(row.maps[0], arrays.aligned(first)), weight, self._planes(row.maps[2], result)
+        bias = None if bias is None else arrays.aligned(bias)
+        return engine.Run.of_pass(choice.work, choice.schedule, *operands, space.view(self.dtype), bias)
 
     def _check_run(self, stream: Any) -> None:
         if self.device != "cpu":
-            raise UnsupportedError(
-                f"this plan is for device {self.device!r}: this version can show it, and runs plans for 'cpu' only"
-            )
+            said = f"this plan is for device {self.device!r}, and the arrays are in host memory, device 'cpu'"
+            raise PlanMismatchError(f"{said}: this version shows such a plan and runs plans for 'cpu' only")
         if stream is not None:
             raise InvalidOptionError(f"stream is {stream!r}: arrays on a CPU have no stream, leave it None")
 
-    def _read(self, name: str, value: Any) -> np.ndarray:
-        """The samples of an operand, or the spectrum of a SpectralWeight; it must be what the plan was made for."""
-        g = self.geometry
-        if isinstance(value, SpectralWeight) and name == "weight":
-            made = {"weight_shape": g.weight_shape, "dtype": self.dtype, "fft_size": self.fft_size}
-            made |= {"dilation": g.dilation, "groups": g.groups}
-            said = [f"{key} {getattr(value, key)!r} where the plan has {wanted!r}"
-                    for key, wanted in made.items() if getattr(value, key) != wanted]  # fmt: skip
-            if said:
-                raise PlanMismatchError(f"weight is a SpectralWeight of {', '.join(said)}: transform it with this plan")
-            return value.array
+    def _read(self, given: Mapping[str, Any]) -> dict[str, np.ndarray | SpectralWeight]:
+        """Operands in the caller's words, each as the plan was made for it."""
+        return {
+            name: value if name == "weight" and isinstance(value, SpectralWeight) else self._fitting(value, name)
+            for name, value in given.items()
+        }
+
+    def _fitting(self, value: Any, name: str) -> np.ndarray:
         array = arrays.host(value, name)
-        dtype = arrays.dtype_name(array, name)
-        shape = self._shape(name)
+        dtype, shape = arrays.dtype_name(array, name), self.geometry.shapes[name]
         for what, passed, wanted in (("dtype", dtype, self.dtype), ("shape", array.shape, shape)):
             if passed != wanted:
-                raise PlanMismatchError(
-                    f"{name} has {what} {passed} and the plan was made for {wanted}: make a plan for it"
-                )
-        return arrays.operand(array, name, shape, dtype)
+                said = f"{name} has {what} {passed} and the plan was made for {wanted}"
+                raise PlanMismatchError(f"{said}: make a plan for it")
+        return array
+
+    def _memory(self, read: Operands) -> dict[str, np.ndarray]:
+        """What the operands lie in; a SpectralWeight must be of this plan's T and weight."""
+        memory, g = {}, self.geometry
+        for name, value in read.items():
+            if isinstance(value, SpectralWeight):
+                made = {"weight_shape": g.weight_shape, "dilation": g.dilation, "groups": g.groups}
+                value.require("the plan", dtype=self.dtype, fft_size=self.fft_size, **made)
+                value = value.array
+            memory[name] = value
+        return memory
 
     def _planes(self, maps: str, array: np.ndarray) -> engine.Operand:
         """An operand in four dimensions with its plane maps."""
-        return engine.Operand(array if array.ndim == 4 else array[None], *_maps(self.geometry, maps, self.fft_size))
+        return engine.Operand(array if array.ndim == 4 else array[None], *self.maps[maps])
 
-    def _space(self, workspace: Any, nbytes: int, others: dict[str, np.ndarray]) -> np.ndarray:
+    def _space(self, workspace: Any, nbytes: int, others: Mapping[str, np.ndarray]) -> np.ndarray:
         """The caller's workspace, or this thread's own memory, from a cache line on and in whole lines."""
-        if workspace is None:
-            space = threads.memory(nbytes)
-        else:
+        if workspace is not None:
             arrays.refuse_overlap(arrays.host(workspace, "workspace"), "workspace", others)
             space = arrays.scratch(workspace, self.workspace_size)
+        else:
+            try:
+                space = threads.memory(nbytes)
+            except (MemoryError, ValueError) as error:  # more than there is, or than NumPy counts
+                raise arrays.no_memory("the workspace", nbytes) from error
         return space[: len(space) // arrays.ALIGNMENT * arrays.ALIGNMENT]
 
 
 @lru_cache(1024)
-def _maps(geometry: ConvGeometry, name: str, T: int) -> tuple[PlaneMap, PlaneMap]:
-    """The plane maps of an operand on both axes."""
-    return getattr(geometry.rows, name)(T), getattr(geometry.cols, name)(T)
-
-
-def _dtype(value: Any) -> str:
-    """The name of a dtype of NumPy, or of a library whose dtypes print as torch's do."""
-    word = value if isinstance(value, str | type | np.dtype) else str(value).rpartition(".")[2]
-    try:
-        found = arrays.FLOATS.get(np.dtype(word))
-    except TypeError:
-        found = None
-    if found is None:
-        raise InvalidTypeError(f"dtype is {value!r}: it must be 'float32' or 'float64'")
-    return found
-
-
-def _precision(value: Any, dtype: str) -> str:
-    words = PRECISIONS[dtype]
-    if value is not None and value not in words:
-        raise InvalidOptionError(f"precision is {value!r}: for {dtype} it must be None or one of {', '.join(words)}")
-    return words[0] if value is None else str(value)
-
-
-def _fft_size(value: Any, geometry: ConvGeometry) -> int:
-    """One of FFT_SIZES that holds the kernel."""
-    least = geometry.smallest_fft()
-    rule = f"an even product of 2, 3, 5, 7 from {least}, which holds this kernel, to {MAX_FFT}"
-    said = f"fft_size is {value!r}: it must be {rule}"
-    sides = value if isinstance(value, tuple | list) else (value, value)
-    if len(sides) != 2 or any(isinstance(side, bool) or not hasattr(type(side), "__index__") for side in sides):
-        raise InvalidOptionError(f"{said}, as an int or a pair")
-    rows, columns = map(operator.index, sides)
-    for side in (rows, columns):
-        if side not in FFT_SIZES or side < least:
-            near = min((T for T in FFT_SIZES if least <= T), key=lambda T: abs(T - side))
-            raise InvalidOptionError(f"{said}; the nearest to {side} is {near}")
-    if rows != columns:
-        raise UnsupportedError(
-            f"fft_size is {value!r}: this version has tiles of equal sides, such as {max(rows, columns)}"
-        )
-    return rows
-
-
-def _limit(value: Any) -> int:
-    if isinstance(value, bool) or not hasattr(type(value), "__index__") or operator.index(value) < 1:
-        raise InvalidOptionError(f"workspace_limit is {value!r}: it must be a positive int, in bytes, or None")
-    return operator.index(value)
-
-
-def _device(value: Any) -> str:
-    known = f"it must be 'cpu', 'cuda', 'cuda:0' and so on, or, to plan only, one of {', '.join(tuning.GPUS)}"
-    if value is None or value == "cpu" or (isinstance(value, str) and value in tuning.GPUS):
-        return value or "cpu"
-    kind, _, number = value.partition(":") if isinstance(value, str) else ("", "", "")
-    if kind == "cuda" and (value == "cuda" or number.isdecimal()):
-        raise UnsupportedError(
-            f"device is {value!r}: this version has no CUDA engine, plan for one of {', '.join(tuning.GPUS)}"
-        )
-    if value and kind.removeprefix("sm_").isdecimal() and kind.startswith("sm_"):
-        raise UnsupportedError(f"device is {value!r}: this version has the figures of {', '.join(tuning.GPUS)}")
-    raise InvalidOptionError(f"device is {value!r}: {known}")
-
-
-def _mask(value: Any) -> tuple[bool, bool, bool]:
-    try:
-        dx, dw, db = value
-    except (TypeError, ValueError):
-        raise InvalidOptionError(
-            f"output_mask is {value!r}: it must be three bools, for input, weight and bias"
-        ) from None
-    return bool(dx), bool(dw), bool(db)
-
-
-@lru_cache(1024)
 def _build(
-    geometry: ConvGeometry,
-    dtype: str,
-    precision: str,
-    fft_size: int | None,
-    limit: int | None,
-    device: str,
-    passes: tuple[str, ...],
+    geometry: ConvGeometry, dtype: str, precision: str, fft_size: int | None, limit: int | None, device: str
 ) -> ConvPlan:
     count = threads.thread_count()
     if fft_size is None:
-        choice = tuning.candidates(geometry, dtype, device, limit, count, passes)[0]
+        choice = tuning.candidates(geometry, dtype, device, limit, count)[0]
     else:
         choice = tuning.choose(geometry, dtype, device, fft_size, limit, count)
         if limit is not None and choice.workspace > limit:
@@ -431,7 +379,8 @@ def _build(
 def clear_cache() -> None:
     """Forget the plans that the functions keep, and free the memory that they work in.
 
-    Compiled kernels stay, in memory and on disk.
+    The memory of this thread is freed now, that of other threads at their next call. Compiled kernels stay, in memory
+    and on disk.
 
     Examples
     --------
@@ -439,5 +388,5 @@ def clear_cache() -> None:
     >>> clear_cache()
     """
     _build.cache_clear()
-    _maps.cache_clear()
+    of_layer.cache_clear()
     threads.forget_memory()

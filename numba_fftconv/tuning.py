@@ -7,8 +7,10 @@ measured.
 Source of the roofline: Williams, Waterman, Patterson, Communications of the ACM 52 (2009).
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from functools import lru_cache
+from math import prod
 from typing import NamedTuple
 
 import numpy as np
@@ -18,7 +20,8 @@ from .cpu.fft2d import quarters
 from .cpu.model import Cost, CpuModel, direct_rate
 from .cpu.schedule import Schedule, Work, schedules, workspace_bytes
 from .errors import WorkspaceError
-from .geometry import FFT_SIZES, ConvGeometry
+from .geometry import ConvGeometry, ceil_div
+from .options import FFT_SIZES
 from .passes import PASSES, Pass
 
 MOST_WORKSPACE = 2**30  # bytes that a plan takes unasked, where it has the choice
@@ -38,30 +41,29 @@ class Stage(NamedTuple):
 
 def stages(geometry: ConvGeometry, itemsize: int, T: int, row: Pass) -> list[Stage]:
     """The stages of a pass, with the flops and bytes that any engine needs: arrays and spectra move once each way."""
-    g = geometry
-    rows, columns = (axis.segments(T, row.name) for axis in (g.rows, g.cols))
-    windows, pairs = g.N * rows * columns, g.K * g.C // g.groups
-    planes = {"x": windows * g.C, "dy": windows * g.K, "y": windows * g.K, "dx": windows * g.C, "w": pairs, "dw": pairs}
-    sizes = {"x": (g.N * g.C, g.H, g.W), "y": (g.N * g.K, g.P, g.Q), "w": (pairs, g.R, g.S)}
-    spectrum = (T * T + 4) * itemsize  # of one plane: bins of two reals, half of them for a real plane
+    g, windows = geometry, geometry.windows(T, row.name)
+    planes = {"input": windows * g.C, "weight": g.pairs, "output": windows * g.K, "grad_output": windows * g.K}
+    names = *row.operands, row.result
     found = []
-    for letter, role in zip(row.letters, ("transform", "transform", "inverse"), strict=True):
-        name = letter[:-1] + letter[-1].lower()
-        count, (samples, height, width) = planes[name], sizes[name[-1]]
-        moved = samples * height * width * itemsize + count * spectrum
-        shape = f"{count:,} planes of {height} x {width} in tiles of {T} x {T}"
-        found.append(Stage(f"{role} {name}", shape, count * T * flops(T), moved))
-    bins, sums = T * T // 2 + 2, windows * pairs
+    for letter, role, name in zip(row.letters, ("transform", "transform", "inverse"), names, strict=True):
+        moved = prod(g.shapes[name]) * itemsize + planes[name] * spectrum_bytes(T, itemsize)
+        height, width = g.shapes[name][-2:]
+        shape = f"{planes[name]:,} planes of {height} x {width} in tiles of {T} x {T}"
+        found.append(Stage(f"{role} {letter.lower()}", shape, planes[name] * T * flops(T), moved))
+    bins, Kg, Cg = T * T // 2 + 2, g.K // g.groups, g.C // g.groups
     m, n, depth = {
-        "forward": (windows, g.K, g.C),
-        "input_grad": (windows, g.C, g.K),
-        "weight_grad": (g.K, g.C, windows),
+        "forward": (windows, Kg, Cg),
+        "input_grad": (windows, Cg, Kg),
+        "weight_grad": (Kg, Cg, windows),
     }[row.name]
-    per_group = [count if row.name == "weight_grad" and count == windows else count // g.groups for count in (n, depth)]
-    m = m // g.groups if row.name == "weight_grad" else m
-    moved = sum(planes[stage.name.split()[1]] for stage in found) * spectrum
-    product = f"{bins:,} bins x {g.groups} groups of {m:,} x {per_group[0]:,}, depth {per_group[1]:,}"
-    return [*found[:2], Stage("multiply", product, 8 * bins * sums, moved), found[2]]
+    moved = sum(planes[name] for name in names) * spectrum_bytes(T, itemsize)
+    product = f"{bins:,} bins x {g.groups} groups of {m:,} x {n:,}, {depth:,} deep in {row.contracted}"
+    return [*found[:2], Stage("multiply", product, 8 * bins * windows * g.pairs, moved), found[2]]
+
+
+def spectrum_bytes(T: int, itemsize: int) -> int:
+    """Of one plane: bins of two reals, half of them for a real plane."""
+    return (T * T + 4) * itemsize
 
 
 # ---- GPUs, on paper --------------------------------------------------------------------------------------------------
@@ -110,10 +112,14 @@ class PassChoice(NamedTuple):
 
 
 class Choice(NamedTuple):
-    """A transform length and how each pass runs with it."""
+    """A transform length and how each pass runs with it, by its name."""
 
     T: int
-    passes: tuple[PassChoice, ...]
+    by_pass: dict[str, PassChoice]
+
+    @property
+    def passes(self) -> Collection[PassChoice]:
+        return self.by_pass.values()
 
     @property
     def seconds(self) -> float:
@@ -127,19 +133,17 @@ class Choice(NamedTuple):
 def cpu_work(geometry: ConvGeometry, itemsize: int, T: int, row: Pass) -> Work:
     """What the CPU engine needs to know of a pass to cut it into tasks."""
     g, extents = geometry, []
-    sizes = {"input": (g.H, g.W), "weight": (g.R, g.S), "output": (g.P, g.Q)}
     for name, maps in zip((*row.operands, row.result), row.maps, strict=True):
-        size = sizes[name.removeprefix("grad_")]
-        ends = (getattr(axis, maps)(T).end(n) for axis, n in zip((g.rows, g.cols), size, strict=True))
+        ends = (axis.end(n) for axis, n in zip(g.maps(maps, T), g.shapes[name][-2:], strict=True))
         extents.append(quarters(max(ends), T))
-    segments = g.rows.segments(T, row.name) * g.cols.segments(T, row.name)
+    segments = prod(g.segments(T, row.name))
     work = Work(row.name, itemsize, T, max(1, g.N), g.C, g.K, g.groups, segments, (extents[0], extents[1], extents[2]))
     return min((work, *work.exchanges()), key=_seconds_alone)
 
 
 @lru_cache(4096)
 def _seconds_alone(work: Work) -> float:
-    """On one thread with all the memory it wants: what the bits of a result depend on, no thread or limit may change."""
+    """On one thread with all the memory it wants: the bits of a result depend on it, so no threads or limit may."""
     return min(choice.seconds for choice in _on_cpu(work, 1))
 
 
@@ -155,35 +159,35 @@ def choose(geometry: ConvGeometry, dtype: str, device: str, T: int, limit: int |
         most = max(min(way.workspace for way in ways), MOST_WORKSPACE if limit is None else limit)
         return min((way for way in ways if way.workspace <= most), key=lambda way: way.seconds)
 
-    return Choice(T, tuple(fastest(row) for row in PASSES.values()))
+    return Choice(T, {name: fastest(row) for name, row in PASSES.items()})
 
 
-def candidates(
-    geometry: ConvGeometry,
-    dtype: str,
-    device: str,
-    limit: int | None,
-    threads: int,
-    passes: tuple[str, ...] = tuple(PASSES),
-) -> list[Choice]:
-    """Every transform length that holds the kernel and fits the limit, fastest in some passes first."""
+def candidates(geometry: ConvGeometry, dtype: str, device: str, limit: int | None, threads: int) -> list[Choice]:
+    """Every transform length that holds the kernel and fits the limit, best first.
+
+    Best is the least time of the three passes together without a limit: so T, on which the bits of all results depend,
+    is one for all of them, and a limit changes it only where no schedule at that T fits.
+    """
     lengths = [T for T in FFT_SIZES if geometry.smallest_fft() <= T]
-    made = [choose(geometry, dtype, device, T, limit, threads) for T in lengths]
-    fitting = [choice for choice in made if limit is None or choice.workspace <= limit]
+    free = (choose(geometry, dtype, device, T, None, threads) for T in lengths)
+    ranked = sorted(free, key=lambda choice: choice.seconds)
+    if limit is None:
+        return ranked
+    made = [choose(geometry, dtype, device, choice.T, limit, threads) for choice in ranked]
+    fitting = [choice for choice in made if choice.workspace <= limit]
     if not fitting:
         raise too_small(limit, min(choice.workspace for choice in made))
-    wanted = [list(PASSES).index(name) for name in passes]
-    return sorted(fitting, key=lambda choice: sum(choice.passes[i].seconds for i in wanted))
+    return fitting
 
 
-def too_small(limit: int | None, needed: int) -> WorkspaceError:
+def too_small(limit: int, needed: int) -> WorkspaceError:
     return WorkspaceError(f"workspace_limit is {limit} bytes: the least that this layer can run in is {needed} bytes")
 
 
 def direct_seconds(geometry: ConvGeometry, dtype: str, device: str, threads: int) -> float:
     """Time of one pass by the definition, at the rate that the multiply stage reaches."""
     g = geometry
-    count = 2 * g.N * g.P * g.Q * g.K * (g.C // g.groups) * g.R * g.S
+    count = 2 * g.N * g.P * g.Q * g.pairs * g.R * g.S
     return count / (direct_rate(np.dtype(dtype).itemsize, threads) if device == "cpu" else GPUS[device].rate(dtype))
 
 
@@ -197,20 +201,13 @@ def _on_cpu(work: Work, threads: int) -> list[PassChoice]:
 
 def _on_gpu(geometry: ConvGeometry, dtype: str, device: str, T: int, row: Pass) -> list[PassChoice]:
     """All windows at once, and ever smaller chunks of them: the spectra of the weights stay, the others shrink."""
-    found = stages(geometry, np.dtype(dtype).itemsize, T, row)
-    spectrum = (T * T + 4) * np.dtype(dtype).itemsize
-    windows = geometry.N * geometry.rows.segments(T, row.name) * geometry.cols.segments(T, row.name)
-    fixed = geometry.K * geometry.C // geometry.groups * spectrum
-    each = (geometry.C + geometry.K) * spectrum
-    costs = tuple(GPUS[device].cost(stage, dtype) for stage in found)
+    itemsize, windows = np.dtype(dtype).itemsize, geometry.windows(T, row.name)
+    costs = [GPUS[device].cost(stage, dtype) for stage in stages(geometry, itemsize, T, row)]
     ways, chunk = [], max(1, windows)
     while True:
-        turns = -(-windows // chunk)
-        ways.append(
-            PassChoice(
-                None, None, fixed + chunk * each, tuple(cost._replace(begin=cost.begin * turns) for cost in costs)
-            )
-        )
+        turns = ceil_div(windows, chunk)
+        space = (geometry.pairs + chunk * (geometry.C + geometry.K)) * spectrum_bytes(T, itemsize)
+        ways.append(PassChoice(None, None, space, tuple(cost._replace(begin=cost.begin * turns) for cost in costs)))
         if chunk == 1:
             return ways
-        chunk = -(-chunk // 2)
+        chunk = ceil_div(chunk, 2)

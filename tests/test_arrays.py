@@ -19,7 +19,7 @@ from numba_fftconv import (
     conv2d_weight_grad,
     plan_conv2d,
 )
-from numba_fftconv.arrays import host, like, operand, output, scratch
+from numba_fftconv.arrays import aligned, host, like, output, scratch
 
 # ---- libraries
 
@@ -202,15 +202,14 @@ def test_any_strides_are_read_and_written(order: list[int], steps: tuple[int, ..
 
 
 @pytest.mark.parametrize("view", ["flipped", "channels last", "transposed", "every third", "read-only"])
-def test_operand_is_a_view(view: str) -> None:
+def test_what_is_aligned_is_not_copied(view: str) -> None:
     array = VIEWS[view](X)
-    read = operand(array, "input", X.shape, "float32")
-    assert np.shares_memory(read, array) and read.strides == array.strides
+    assert aligned(array) is array
 
 
 @pytest.mark.parametrize("view", ["unaligned", "field"])
-def test_operand_copies_what_is_not_aligned(view: str) -> None:
-    read = operand(VIEWS[view](X), "input", X.shape, "float32")
+def test_what_is_not_aligned_is_copied(view: str) -> None:
+    read = aligned(VIEWS[view](X))
     assert read.flags.aligned and all(stride % 4 == 0 for stride in read.strides)
     np.testing.assert_array_equal(read, X)
 
@@ -235,7 +234,7 @@ def test_an_unknown_library_gets_numpy() -> None:
 
 
 def test_out_of_an_unversioned_exporter_is_read_only() -> None:
-    assert np.array_equal(operand(Unversioned(X), "input", X.shape, "float32"), X)
+    assert np.array_equal(host(Unversioned(X), "input"), X)
     with pytest.raises(InvalidOptionError, match="read-only"):
         output(Unversioned(X.copy()), X.shape, "float32", {})
 
@@ -246,6 +245,15 @@ def test_interleaved_arrays_do_not_overlap() -> None:
     assert output(odd, odd.shape, "float32", {"input": even}) is not None
     with pytest.raises(InvalidOptionError, match="shares memory with input"):
         output(even, even.shape, "float32", {"input": memory})
+
+
+@pytest.mark.parametrize("view", ["unaligned", "field"])
+def test_out_must_not_overlap_what_is_copied(view: str) -> None:
+    """An unaligned operand is read from a copy, and is not to be written all the same."""
+    array = VIEWS[view](X)
+    over = np.ndarray(DY.shape, "float32", array.base, offset=-array.base.ctypes.data % 4)
+    with pytest.raises(InvalidOptionError, match="shares memory with input"):
+        conv2d(array, W, **OPTIONS, out=over)
 
 
 def test_new_output_without_out() -> None:

@@ -24,6 +24,7 @@ from numba_fftconv import (
     conv2d_weight_grad,
     plan_conv2d,
 )
+from numba_fftconv.cpu import threads
 
 BUILTINS = {
     InvalidShapeError: ValueError,
@@ -49,6 +50,8 @@ SHAPES = {"input": (2, 4, 9, 8), "weight": (6, 2, 3, 3), "grad_output": (2, 6, 7
 
 class Memory:
     """The arrays of one call, all remembered as they were handed out."""
+
+    large: np.ndarray
 
     def __init__(self) -> None:
         self.handed_out: list[tuple[np.ndarray, bytes]] = []
@@ -248,6 +251,34 @@ def planned(**options: Any) -> Made:
     return Made(f"plan of {options}", lambda m: plan(m, **options))
 
 
+BATCH_OF_3, NARROW = planned(input_shape=(3, 4, 9, 8)), planned(weight_shape=(6, 2, 3, 2))
+OBJECTS = Made("array of objects", lambda m: np.full(9**6, None))
+
+
+def working(nbytes: int, view: Callable[[np.ndarray], np.ndarray]) -> Made:
+    return Made(f"workspace of {nbytes} bytes", lambda m: view(m.keep(np.zeros(nbytes, "u1"))))
+
+
+def frozen(array: np.ndarray) -> np.ndarray:
+    array.flags.writeable = False
+    return array
+
+
+def holding(name: str, what: str) -> dict[str, Made]:
+    """A workspace of good size, in whose middle an argument of the shape of `what` lies."""
+
+    def workspace(m: Memory) -> np.ndarray:
+        if not hasattr(m, "large"):
+            m.large = m.random(10**6)
+        return m.large
+
+    def argument(m: Memory) -> np.ndarray:
+        size = int(np.prod(SHAPES[what]))
+        return workspace(m)[5000 : 5000 + size].reshape(SHAPES[what])
+
+    return {"workspace": Made(f"workspace around {name}", workspace), name: Made(f"{name} in it", argument)}
+
+
 def spectral(**options: Any) -> Made:
     def make(m: Memory) -> Any:
         made = plan(m, **options)
@@ -328,6 +359,7 @@ TABLE: list[Row] = [
     *wrong_array("bfloat16", lambda a: torch().tensor(a).bfloat16(), "BFloat16", "float32 or float64"),
     *wrong_array("gradient", lambda a: torch().tensor(a, requires_grad=True), "gradient", "detach()"),
     *wrong_array("sparse", lambda a: torch().tensor(a).to_sparse(), "Sparse", "dense"),
+    *wrong_array("mkldnn", lambda a: torch().tensor(a).to_mkldnn(), "Tensor", "dense"),
     *wrong_array("meta", lambda a: torch().tensor(a).to("meta"), "meta", "float32 or float64"),
     # other devices
     *wrong_array("CUDA array", OnCuda, "OnCuda", "CUDA", "host memory", error=UnsupportedError),
@@ -340,19 +372,51 @@ TABLE: list[Row] = [
     *wrong_out("unaligned", unaligned, OPTION, "not aligned", "float32"),
     # plans, spectra and workspaces of something else
     *rows(RUNNING, TYPE, "plan is 'fast'", "plan_conv2d", plan="fast"),
-    *rows(RUNNING, MISMATCH, "N is 2 and the plan has 3", plan=planned(input_shape=(3, 4, 9, 8))),
+    *rows(RUNNING, MISMATCH, "input_shape is (2, 4, 9, 8) and the plan has (3, 4, 9, 8)", plan=BATCH_OF_3),
+    *rows(RUNNING, MISMATCH, "weight_shape is (6, 2, 3, 3) and the plan has (6, 2, 3, 2)", plan=NARROW),
     *rows(RUNNING, MISMATCH, "dtype is 'float32' and the plan has 'float64'", plan=planned(dtype="float64")),
     *rows(RUNNING, MISMATCH, "stride is (1, 1) and the plan has (2, 2)", stride=(1, 1), plan=planned(stride=2)),
-    *rows(
-        RUNNING,
-        WorkspaceError,
-        "7 bytes",
-        plan=planned(),
-        workspace=Made("7 bytes", lambda m: m.keep(np.zeros(7, "u1"))),
-    ),
+    *rows(RUNNING, MISMATCH, "padding is ((1, 1), (2, 2)) and the plan has", padding=(1, 2), plan=planned()),
+    *rows(RUNNING, MISMATCH, "dilation is (1, 2) and the plan has (1, 1)", dilation=(1, 2), plan=planned()),
+    *rows(RUNNING, MISMATCH, "precision is 'tf32' and the plan has 'fp32'", precision="tf32", plan=planned()),
+    *rows(RUNNING, OPTION, "precision is 'fp17'", "fp32", precision="fp17", plan=planned()),
+    *rows(RUNNING, MISMATCH, "device 'sm_90'", "device 'cpu'", plan=planned(device="sm_90", fft_size=None)),
+    *rows(RUNNING, WorkspaceError, "7 bytes", "workspace_size", plan=planned(), workspace=working(7, lambda a: a)),
     *rows(RUNNING, TYPE, "workspace is a int", plan=planned(), workspace=7),
+    *rows(RUNNING, OPTION, "read-only or not contiguous", plan=planned(), workspace=working(10**6, frozen)),
+    *rows(RUNNING, OPTION, "read-only or not contiguous", plan=planned(), workspace=working(10**6, lambda a: a[::2])),
+    *rows(RUNNING, OPTION, "read-only or not contiguous", plan=planned(), workspace=working(10**6, lambda a: a[::-1])),
+    *rows(RUNNING, TYPE, "dtype object", "uint8", plan=planned(), workspace=OBJECTS),
+    *rows([method("transform_weight", "weight")], TYPE, "SpectralWeight", "transformed already", weight=spectral()),
+    *rows([method("weight_grad", *METHODS["weight_grad"])], TYPE, "input is a", "SpectralWeight", input=spectral()),
+    *rows([forward], TYPE, "input is a numba_fftconv.plan.SpectralWeight", input=spectral()),
     *rows(RUNNING, OPTION, "stream", "7", "CPU", stream=7),
 ]
+# words and orders that only look like pairs
+NO_PAIRS = ({1, 2}, {1: 2, 3: 4}, {1: 2, 3: 4}.keys(), b"\x01\x02", bytearray(b"\x01\x02"))
+for name in ("stride", "dilation", "padding"):
+    for value in (*NO_PAIRS, np.array([1.0, 2.0]), np.array(1.0), np.array(True), np.array([1])):
+        TABLE += rows(DOORS, OPTION, f"{name} is {value!r}", "an int", **{name: value})
+for value in ({2, 4, 9, 8}, {2: 0, 4: 0, 9: 0, 8: 0}, bytes((2, 4, 9, 8))):
+    TABLE += rows([plan], SHAPE, f"input shape is {value!r}", IMAGES, input_shape=value)
+    TABLE += rows([input_grad], SHAPE, f"input shape is {value!r}", IMAGES, input_size=value)
+for value in ({6, 2, 3, 1}, bytes((6, 2, 3, 3))):
+    TABLE += rows([weight_grad], SHAPE, f"weight shape is {value!r}", KERNEL, weight_size=value)
+for value in ("abc", ("no", "no", "no"), {1, 2, 3}, {0: 1, 1: 1, 2: 0}, (1, 1), (1, 1, 2), (None, 1, 1), 7, None):
+    TABLE += rows([backward], OPTION, f"output_mask is {value!r}", "three bools", output_mask=value)
+TABLE += rows([backward], OPTION, "output_mask", "three bools", output_mask=(np.array([1, 2]), 1, 1))
+for value in (["fp32"], np.array(["fp32", "tf32"]), 32):
+    TABLE += rows(DOORS, OPTION, f"precision is {value!r}", "fp32", precision=value)
+for value in (["cpu"], np.array(["cpu", "cuda"]), 0, "", "CPU", "cuda:", "sm_", "sm_90:1"):
+    TABLE += rows([plan], OPTION, f"device is {value!r}", "'cpu'", "sm_90", device=value)
+for value in ("cuda", "cuda:1", "sm_75"):
+    TABLE += rows([plan], UnsupportedError, f"device is {value!r}", "sm_90", device=value)
+for value in (np.array(1e8), np.array([10**8]), 1e8, True, "1 GB", (10**8,), 0):
+    TABLE += rows([plan], OPTION, f"workspace_limit is {value!r}", workspace_limit=value)
+for name, value in (("padding", 2**40), ("padding", 2**33)):
+    TABLE += rows(DOORS, UnsupportedError, "output shape is", "samples", str(2**56), **{name: value})
+TABLE += rows([input_grad], UnsupportedError, "input shape is", str(2**56), input_size=(2**30, 4, 2**30, 9))
+TABLE += rows([plan], UnsupportedError, "input shape is", str(2**56), input_shape=(2**20, 4, 2**20, 2**20))
 for name in ("stride", "dilation"):
     for value in (0, -2, (1, 0)):
         TABLE += rows(DOORS, OPTION, f"{name} is {value!r}", "is too small, the least is 1", **{name: value})
@@ -361,8 +425,10 @@ for name in ("stride", "dilation"):
     TABLE += rows(DOORS, OPTION, f"{name} is True", "True is not an integer", **{name: True})
 for value in ("full", "", 1.5, (1, 2, 3), ((1, 2, 3), 1), None):
     TABLE += rows(DOORS, OPTION, f"padding is {value!r}", "'valid' or 'same'", padding=value)
-for value in (2, 7, 22, 128, 0, -8, 16.0, True, "big"):
-    TABLE += rows([plan], OPTION, "fft_size", str(value), "64", fft_size=value)
+for value in (2, 7, 22, 128, 0, -8, 2**70, 16.0, True, "big", (16,), (16, 16, 16), (16, 15), {16, 18}, np.array(16.0)):
+    TABLE += rows([plan], OPTION, f"fft_size is {value!r}", "64", fft_size=value)
+TABLE += rows([plan], UnsupportedError, "fft_size is (16, 18)", "such as 18", fft_size=(16, 18))
+TABLE += rows([plan], UnsupportedError, "fft_size is array([16, 18])", "such as 18", fft_size=np.array([16, 18]))
 for value in ("int32", "float31", None, "float16"):
     TABLE += rows([plan], TYPE, "dtype", str(value), "float32", dtype=value)
 for shape in ((2, 6, 9, 8), (1, 6, 7, 6), (6, 7, 6), (2, 6, 6, 7)):
@@ -371,6 +437,8 @@ for shape in ((2, 6, 9, 8), (1, 6, 7, 6), (6, 7, 6), (2, 6, 6, 7)):
 for dtype in ("int32", "int64", "uint8", "bool", "float16", "complex64", "longdouble", ">f4", "S4", "O"):
     TABLE += wrong_array(dtype, lambda a, dtype=dtype: a.astype(dtype), str(np.dtype(dtype)), "float32 or float64")
 for door, name in PLACES:
+    shared = f"workspace of shape ({10**6},) shares memory with"
+    TABLE += rows([door], OPTION, f"{shared} {name}", plan=planned(), **holding(name, name))
     mixed = {name: array(*SHAPES[name], dtype="float64")}
     TABLE += rows([door], TYPE, f"{name} has dtype float64", "has dtype float32", "one dtype", **mixed)
     if door in PASSES:
@@ -383,9 +451,26 @@ for method_name, names in METHODS.items():
         doors = [method(method_name, *names)]
         TABLE += rows(doors, MISMATCH, name, str((*SHAPES[name][:3], 5)), str(SHAPES[name]), **longer)
         TABLE += rows(doors, MISMATCH, name, "float64", "float32", **double)
-for options in ({"fft_size": 20}, {"dtype": "float64"}, {"dilation": 2}, {"weight_shape": (6, 2, 3, 2)}):
-    given = {"weight": spectral(**options), "plan": planned()}
-    TABLE += rows([forward, input_grad, backward], MISMATCH, **given)
+for door, name in PASSES.items():
+    shared = f"workspace of shape ({10**6},) shares memory with out"
+    TABLE += rows([door], OPTION, shared, plan=planned(), **holding("out", name))
+FOREIGN: list[tuple[dict[str, Any], str]] = [
+    ({"fft_size": 20}, "fft_size 20 where {} has 16"),
+    ({"dtype": "float64"}, "dtype 'float64' where {} has 'float32'"),
+    ({"dilation": 2}, "dilation (2, 2) where {} has (1, 1)"),
+    ({"input_shape": (2, 6, 9, 8), "groups": 3}, "groups 3 where {} has 2"),
+]
+TAKING_A_WEIGHT = [forward, input_grad, backward]
+TAKING_A_WEIGHT += [method(name, *METHODS[name]) for name in ("forward", "input_grad", "backward")]
+for foreign, said in FOREIGN:
+    given = {"weight": spectral(**foreign)}
+    TABLE += rows(TAKING_A_WEIGHT[3:], MISMATCH, "SpectralWeight", said.format("the plan"), **given)
+    TABLE += rows(TAKING_A_WEIGHT[:3], MISMATCH, "SpectralWeight", said.format("the plan"), **given, plan=planned())
+    if "fft_size" not in foreign:
+        TABLE += rows(TAKING_A_WEIGHT[:3], MISMATCH, "SpectralWeight", said.format("this call"), **given)
+narrow = {"weight": spectral(weight_shape=(6, 2, 3, 2))}
+TABLE += rows(TAKING_A_WEIGHT[3:], MISMATCH, "weight_shape (6, 2, 3, 2) where the plan has (6, 2, 3, 3)", **narrow)
+TABLE += rows(TAKING_A_WEIGHT[:3], MISMATCH, "weight_shape is (6, 2, 3, 2) and the plan", **narrow, plan=planned())
 
 
 @pytest.mark.parametrize("door", DOORS)
@@ -403,6 +488,65 @@ def test_a_wrong_call_says_so_and_changes_nothing(row: Row) -> None:
     assert type(caught.value) is row.error
     assert all(word in str(caught.value) for word in row.words), str(caught.value)
     assert memory.is_unchanged()
+
+
+@pytest.mark.parametrize("name", [["fwd"], "fwd", None, {"forward"}])
+def test_profile_takes_the_name_of_a_pass(name: Any) -> None:
+    m = Memory()
+    with pytest.raises(InvalidOptionError) as caught:
+        plan(m).profile(name, *m.named("input", "weight").values())
+    assert repr(name) in str(caught.value) and "weight_grad" in str(caught.value)
+
+
+@pytest.mark.parametrize("spectral_door", [forward, input_grad, backward])
+def test_a_workspace_must_not_hold_the_spectrum(spectral_door: Callable[..., Any]) -> None:
+    m = Memory()
+    weight = plan(m).transform_weight(m.random(*SHAPES["weight"]))
+    m.keep(weight.array)
+    with pytest.raises(InvalidOptionError, match=r"workspace .* shares memory with weight"):
+        spectral_door(m, weight=weight, plan=plan(m), workspace=weight.array)
+    assert m.is_unchanged()
+
+
+@pytest.mark.parametrize("mask", [(False, False, True), (True, False, False), (False, True, False)])
+def test_a_workspace_must_not_hold_what_is_not_wanted(mask: tuple[bool, bool, bool]) -> None:
+    for name in SHAPES:
+        if name != "bias":
+            m = Memory()
+            given = {key: made.make(m) for key, made in holding(name, name).items()}
+            with pytest.raises(InvalidOptionError, match=f"shares memory with {name}"):
+                backward(m, output_mask=mask, plan=plan(m), **given)
+            assert m.is_unchanged()
+
+
+def test_output_masks_of_every_kind_of_bool() -> None:
+    m = Memory()
+    want = backward(m)
+    for mask in ((1, 0, 1), [True, False, True], np.array([True, False, True]), (np.True_, np.int64(0), True)):
+        got = backward(m, output_mask=mask)
+        assert got[1] is None and np.array_equal(got[0], want[0]) and np.array_equal(got[2], want[2])
+
+
+# ---- more than a machine has
+
+
+def test_a_result_larger_than_the_memory() -> None:
+    """Petabytes of gradient, of one sample that is repeated."""
+    dy = np.broadcast_to(np.float32(1), (2**40, 6, 7, 6))
+    with pytest.raises(WorkspaceError, match=rf"\({2**40}, 4, 9, 8\) takes {2**40 * 288 * 4:,} bytes"):
+        input_grad(Memory(), input_size=(2**40, 4, 9, 8), grad_output=dy, out=None)
+
+
+@pytest.mark.parametrize("door", [*RUNNING, method("transform_weight", "weight")])
+def test_a_workspace_larger_than_the_memory(door: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    def memory(nbytes: int) -> np.ndarray:
+        raise MemoryError
+
+    m = Memory()
+    monkeypatch.setattr(threads, "memory", memory)
+    with pytest.raises(WorkspaceError, match=r"takes .* bytes"):
+        door(m)
+    assert m.is_unchanged()
 
 
 # ---- samples that are not numbers

@@ -8,7 +8,7 @@ import reference
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from numba_fftconv import ConvGeometry, InvalidShapeError
+from numba_fftconv import ConvGeometry, InvalidShapeError, options
 from numba_fftconv.geometry import FFT_SIZES, Axis, PlaneMap
 
 Problem = tuple[ConvGeometry, int]
@@ -199,6 +199,30 @@ def test_padding_forms(padding: object, dilation: object, pads: tuple[int, ...])
     geometry = ConvGeometry.from_arguments([2, 3, 20, 21], (4, 3, 4, 6), padding=padding, dilation=dilation)
     assert (*geometry.padding[0], *geometry.padding[1]) == pads
     assert (geometry.output_shape == (2, 4, 20, 21)) == (str(padding) == "same")
+
+
+class Size(tuple):
+    """What torch.Size is."""
+
+
+@pytest.mark.parametrize("value", [(1, 2), [1, 2], Size((1, 2)), np.array([1, 2]), range(1, 3)])
+def test_sequences_have_items(value: object) -> None:
+    assert options.items(value) == (1, 2)
+
+
+@pytest.mark.parametrize("value", [
+    {1, 2}, {1: 2, 3: 4}, {1: 2}.items(), "12", b"12", bytearray(b"12"), memoryview(b"12"), iter((1, 2)), np.array(1),
+], ids=lambda value: type(value).__name__)
+def test_what_has_no_order_or_no_numbers_has_no_items(value: object) -> None:
+    assert options.items(value) == ()
+
+
+def test_a_geometry_says_its_layer() -> None:
+    shapes = (2, 6, 20, 21), (4, 3, 4, 6)
+    layer = options.layer(*shapes, 2, [[1, 2], [3, 4]], np.array([1, 2]), np.int8(2))
+    assert layer == (*shapes, (2, 2), ((1, 2), (3, 4)), (1, 2), 2)
+    assert all(type(n) is int for n in (*layer.stride, *layer.dilation, layer.groups))
+    assert ConvGeometry.from_arguments(*layer).layer == layer
 
 
 @pytest.mark.parametrize(("value", "pair"), [(2, (2, 2)), ((2, 3), (2, 3)), ([2, 3], (2, 3)), (np.int32(2), (2, 2))])
