@@ -9,6 +9,7 @@ printed into model.py, with device and date.
 """
 
 import argparse
+import contextlib
 import math
 import time
 from collections.abc import Iterator
@@ -30,11 +31,13 @@ from numba_fftconv.passes import PASSES
 
 SECONDS = ("call", "task", "stage")  # of the rates: those that are seconds, not operations or bytes a second
 SOUGHT = [f.name for f in fields(CpuRates) if not f.name.endswith("_bytes")]
-NAMES = tuple(f"speed/{name}" for name in ("k3", "k5", "k9", "plane-k31", "image-k5", "rgb-k5")) + (
-    "fbfft/L3", "fbfft/L4", "fbfft/L5", "alexnet/conv2", "depthwise/convnext-stage1", "depthwise/replknet-stage3",
+NAMES = (
+    "speed/k3", "speed/k5", "speed/k9", "speed/plane-k31", "speed/image-k5", "speed/rgb-k5", "fbfft/L3", "fbfft/L4",
+    "fbfft/L5", "alexnet/conv2", "depthwise/convnext-stage1", "depthwise/replknet-stage3",
 )  # fmt: skip
 CALLS, LONG = 5, 0.3  # calls of a sample; seconds after which one is enough
 MOST_BYTES = 2**30
+PROMISING = 3  # times the least predicted time: what takes longer by the model as it is, is left out
 
 
 class Sample(NamedTuple):
@@ -47,20 +50,26 @@ class Sample(NamedTuple):
 
 
 def samples(names: tuple[str, ...], lengths: tuple[int, ...], count: int) -> Iterator[Sample]:
-    """The least of some calls for each way to run each pass of each layer at each length."""
+    """The least of some calls for each promising way to run each pass of each layer at each length."""
     for layer in (layer.at_batch(16) for layer in LAYERS if layer.name in names):
         x, w, dy = peers.operands(layer).values()
+        plans = {}
         for T in lengths:
-            try:
-                plan = plan_conv2d(x.shape, w.shape, dtype=layer.dtype, fft_size=T, **layer.options)
-            except InvalidOptionError:  # too short for this kernel
-                continue
-            for name, (first, second) in {"forward": (x, w), "input_grad": (dy, w), "weight_grad": (x, dy)}.items():
-                work = tuning.cpu_work(plan.geometry, x.itemsize, T, PASSES[name])
-                for way in schedules(work, count):
-                    if workspace_bytes(work, way) <= MOST_BYTES:
-                        arrays = first, second, np.empty_like({"forward": dy, "input_grad": x, "weight_grad": w}[name])
-                        yield Sample(layer.name, name, T, work, way, best(plan, name, work, way, arrays))
+            with contextlib.suppress(InvalidOptionError):  # too short for this kernel
+                plans[T] = plan_conv2d(x.shape, w.shape, dtype=layer.dtype, fft_size=T, **layer.options)
+        for name, operands in {"forward": (x, w, dy), "input_grad": (dy, w, x), "weight_grad": (x, dy, w)}.items():
+            arrays = (*operands[:2], np.empty_like(operands[2]))
+            works = {T: tuning.cpu_work(plan.geometry, x.itemsize, T, PASSES[name]) for T, plan in plans.items()}
+            ways = [(T, way) for T, work in works.items() for way in schedules(work, count)]
+            guesses = [predicted(works[T], way, CPU) for T, way in ways]
+            for (T, way), guess in zip(ways, guesses, strict=True):
+                if guess <= PROMISING * min(guesses) and workspace_bytes(works[T], way) <= MOST_BYTES:
+                    seconds = best(plans[T], name, works[T], way, arrays)
+                    yield Sample(layer.name, name, T, works[T], way, seconds)
+
+
+def predicted(work: Work, way: Schedule, rates: CpuRates) -> float:
+    return sum(cost.seconds for cost in CpuModel(work, way, rates).costs())
 
 
 def best(plan: ConvPlan, name: str, work: Work, way: Schedule, arrays: tuple[np.ndarray, ...]) -> float:
@@ -83,8 +92,7 @@ def counts(sample: Sample) -> list[float]:
     nothing = CpuRates(**{name: 0.0 if name in SECONDS else math.inf for name in SOUGHT})
     found = []
     for name in SOUGHT:
-        costs = CpuModel(sample.work, sample.schedule, replace(nothing, **{name: 1.0})).costs()
-        found.append(sum(cost.seconds for cost in costs))
+        found.append(predicted(sample.work, sample.schedule, replace(nothing, **{name: 1.0})))
     return found
 
 
@@ -106,7 +114,7 @@ def losses(taken: list[Sample], rates: CpuRates) -> list[tuple[float, str]]:
         groups.setdefault((sample.layer, sample.pass_name), []).append(sample)
     found = []
     for (layer, name), group in groups.items():
-        chosen = min(group, key=lambda s: sum(c.seconds for c in CpuModel(s.work, s.schedule, rates).costs()))
+        chosen = min(group, key=lambda s: predicted(s.work, s.schedule, rates))
         fastest = min(group, key=lambda s: s.seconds)
         times = [f"T = {sample.T} {sample.seconds * 1e3:.2f} ms" for sample in (chosen, fastest)]
         found.append((chosen.seconds / fastest.seconds - 1, f"{layer} {name}: {times[0]}, fastest {times[1]}"))
