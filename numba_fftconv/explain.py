@@ -52,7 +52,7 @@ def _pass(plan: Any, name: str, direct: float) -> Iterable[str]:
     yield f"{name}: {row.equation}"
     yield f"  {down} x {across} segments of each plane of {height} x {width}; padding waste {waste:.0%}"
     if choice.schedule is not None:
-        yield f"  {choice.schedule.describe()}; {choice.workspace:,} bytes of workspace"
+        yield f"  {choice.schedule.describe(choice.work.exchanged)}; {choice.workspace:,} bytes of workspace"
     columns = "  {:14} {:58} {:>18} {:>18} {:>10}  {}"
     yield columns.format("stage", "works on", "flop", "byte", "predicted", "bound")
     for stage, cost in zip(stages, choice.costs, strict=True):

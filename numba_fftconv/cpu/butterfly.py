@@ -121,8 +121,12 @@ class Counter:
 
 
 @cache
-def flops(T: int, real: bool = False) -> int:
-    """Real additions and multiplications of one transform of length T."""
+def flops(T: int, real: bool = False, inputs: int | None = None) -> int:
+    """Real additions and multiplications of one transform of length T, of which the first `inputs` values are not zero.
+
+    A transform of which only so many outputs are wanted takes as many.
+    """
     Counter.total = 0
-    fft([Pair(Counter(), 0 if real else Counter()) for _ in range(T)], -1)
+    values = [Pair(Counter(), 0 if real else Counter()) for _ in range(T if inputs is None else inputs)]
+    fft([*values, *[Pair(0, 0)] * (T - len(values))], -1)
     return Counter.total

@@ -88,10 +88,10 @@ class CpuModel:
         """Tasks of one operand or result, whose spectra take `held` reals at a time; weights are real."""
         T, rates, extent, nbytes = self.work.T, self.rates, self.work.extents[operand], held * self.work.itemsize
         real = operand == 1 and self.schedule.order != "staged"
-        rows, columns = (flops(T, real=True), T / 2 + 1) if real else (flops(T), T)
+        rows, columns = flops(T, real, extent), T / 2 + 1 if real else T
         speed = rates.far if nbytes > rates.shared_bytes else rates.scattered
         moved = self._bytes(tasks / 2 if real else tasks) / speed if nbytes > rates.near_bytes else 0.0
-        operations = extent * rows + columns * flops(T)
+        operations = extent * rows + columns * flops(T, inputs=extent)
         return Cost(tasks * (operations / rates.transform + (extent + columns) * T / rates.line), moved)
 
     def _read(self, lines: float, held: int) -> float:
@@ -105,7 +105,7 @@ class CpuModel:
         second_held = at.result - at.second if shared else at.private_result - at.private_second
         result_held = at.private - at.private_result
 
-        piece, pieces = work.pieces[0][0], work.units * len(work.pieces[0])
+        piece, pieces = work.largest, work.piece_count
         turns = ceil_div(work.image_blocks, schedule.piece)
         images, weights = work.image_blocks * work.inputs, pieces * piece.blocks * piece.channels
         sums = pieces * work.image_blocks * piece.groups

@@ -6,7 +6,6 @@ run in any order and at once; stages follow each other. A step is a row of the t
 reals; a place in the region that each worker has for itself stands as `private(offset)`, a negative number.
 """
 
-import itertools
 from collections.abc import Iterator
 from functools import lru_cache
 from typing import NamedTuple
@@ -81,7 +80,7 @@ def by_outputs(work: Work, schedule: Schedule, at: Regions, shared: Spectrum | N
         images = work.packed(at.first, min(schedule.chunk, work.image_blocks - first), work.inputs)
         yield transforms(work, schedule.workers, (FIRST, images, first))
         stage = []
-        for piece in itertools.chain.from_iterable(work.pieces):
+        for piece in (piece for unit in range(work.units) for piece in work.pieces(unit)):
             task, weights = ([], shared.of(piece)) if shared is not None else piece_of_weights(work, at, piece)
             for start in range(0, images.blocks, schedule.piece):
                 begin = images.at + start * images.block_pitch + piece.first_input * work.line
@@ -97,7 +96,8 @@ def by_images(work: Work, schedule: Schedule, at: Regions, weights: Spectrum | N
     stage = []
     for start in range(0, work.image_blocks, schedule.piece):
         blocks = range(start, min(start + schedule.piece, work.image_blocks))
-        for pieces in work.pieces:
+        for unit in range(work.units):
+            pieces = list(work.pieces(unit))
             channels = pieces[0].groups * pieces[0].depth
             images = work.packed(private(at.private_first), len(blocks), channels)
             task = [transform(FIRST, images, 0, images.blocks * channels, blocks.start, pieces[0].first_input)]

@@ -17,7 +17,7 @@ the bits.
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from typing import NamedTuple
 
 from .fft2d import buffer_size
@@ -92,11 +92,11 @@ class Work:
     extents: tuple[int, int, int]  # tile positions beyond which the operands are zero and the result is not wanted
     exchanged: bool = False  # a weight_grad that runs as the forward pass of N = C images, C = N * segments channels
 
-    @cached_property
+    @property
     def lanes(self) -> int:
         return lanes(self.itemsize)
 
-    @cached_property
+    @property
     def line(self) -> int:
         return 2 * self.lanes
 
@@ -109,57 +109,57 @@ class Work:
         if self.pass_name == "weight_grad" and self.groups == 1 and self.images <= MOST_EXCHANGED:
             yield replace(self, pass_name="forward", N=self.C, C=self.images, segments=1, exchanged=True)
 
-    @cached_property
+    @property
     def sums_lanes(self) -> bool:
         """Whether the pass contracts over the lanes."""
         return self.pass_name == "weight_grad"
 
-    @cached_property
+    @property
     def images(self) -> int:
         """(image, segment) pairs."""
         return self.N * self.segments
 
-    @cached_property
+    @property
     def image_blocks(self) -> int:
         return ceil_div(self.images, self.line)
 
-    @cached_property
+    @property
     def Cg(self) -> int:
         return self.C // self.groups
 
-    @cached_property
+    @property
     def Kg(self) -> int:
         return self.K // self.groups
 
-    @cached_property
+    @property
     def groups_in_block(self) -> int:
         """Whole groups of filters that share a lane block."""
         return max(1, min(self.groups, self.lanes // self.Kg))
 
-    @cached_property
+    @property
     def unit(self) -> int:
         """Filters that fill lane blocks together."""
         return self.groups_in_block * self.Kg
 
-    @cached_property
+    @property
     def unit_blocks(self) -> int:
         return ceil_div(self.unit, self.lanes)
 
-    @cached_property
+    @property
     def units(self) -> int:
         return ceil_div(self.groups, self.groups_in_block)
 
-    @cached_property
+    @property
     def inputs(self) -> int:
         """Channels of the first operand."""
         return self.K if self.pass_name == "input_grad" else self.C
 
-    @cached_property
+    @property
     def pairs(self) -> int:
         """Planes (k, c) of the weight."""
         return self.K * self.Cg
 
-    @cached_property
+    @property
     def pair_lines(self) -> int:
         return ceil_div(self.pairs, self.line)
 
@@ -172,12 +172,19 @@ class Work:
     def all_weights(self, at: int = 0) -> Spectrum:
         return self.weights(at, self.units * self.unit_blocks, self.Cg)
 
-    @cached_property
-    def pieces(self) -> tuple[tuple[Piece, ...], ...]:
-        """By unit its pieces, the largest first; all units are alike, but the last may have fewer groups."""
-        return tuple(tuple(self._pieces(unit)) for unit in range(self.units))
+    @property
+    def largest(self) -> Piece:
+        """The first piece of the first unit: no other is larger."""
+        return next(self.pieces(0))
 
-    def _pieces(self, unit: int) -> Iterator[Piece]:
+    @property
+    def piece_count(self) -> int:
+        """Pieces of all units, where the last is like the others."""
+        outputs = self.Kg if self.pass_name == "forward" else self.Cg
+        return self.units * ceil_div(outputs, self.largest.outputs)
+
+    def pieces(self, unit: int) -> Iterator[Piece]:
+        """The pieces of a unit; all units are alike, but the last may have fewer groups."""
         first = unit * self.groups_in_block
         groups = min(self.groups_in_block, self.groups - first)
         block = unit * self.unit_blocks
@@ -201,7 +208,7 @@ class Schedule:
     pair_lines: int = 0
     share_weights: bool = True
 
-    def describe(self, exchanged: bool = False) -> str:
+    def describe(self, exchanged: bool) -> str:
         """In words."""
         lanes_of = "channels, in the place of images," if exchanged else "images"
         said = f"{self.order} by {self.workers} threads, {self.chunk} lane blocks of {lanes_of} at a time"
@@ -234,7 +241,7 @@ def regions(work: Work, schedule: Schedule) -> Regions:
         lines, chunk = work.pair_lines if schedule.chunk < work.image_blocks else schedule.pair_lines, schedule.chunk
         shared = [work.packed(0, *sides).size for sides in ((chunk, work.C), (chunk, work.K), (lines, 1))]
     else:
-        largest = work.pieces[0][0]
+        largest = work.largest
         if schedule.order == "by_images":
             private[0] = work.packed(0, schedule.piece, largest.groups * largest.depth).size
         else:
@@ -275,10 +282,9 @@ def schedules(work: Work, threads: int) -> Iterator[Schedule]:
             for lines in sizes(work.pair_lines) if chunk == blocks else [work.pair_lines]:
                 yield Schedule("staged", threads, chunk, pair_lines=lines)
         return
-    pieces = work.units * len(work.pieces[0])
     for chunk in sizes(blocks):
         for piece in sizes(min(chunk, 8)):
-            yield Schedule("by_outputs", min(threads, pieces), chunk, piece, share_weights=chunk < blocks)
+            yield Schedule("by_outputs", min(threads, work.piece_count), chunk, piece, share_weights=chunk < blocks)
     for piece in sizes(min(blocks, 8)):
         yield Schedule("by_images", min(threads, ceil_div(blocks, piece) * work.units), blocks, piece)
 
