@@ -3,10 +3,12 @@
 What may deadlock runs in a process of its own, under a time limit: a hang is then a failure and not a hanging suite.
 """
 import os
+import signal
 import subprocess
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from textwrap import dedent
 
 import pytest
@@ -49,10 +51,15 @@ def ended(pid):
 """
 
 
-def run(script: str) -> None:
+needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+needs_alarm = pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="this system has no timer that interrupts")
+
+
+def run(script: str, **environment: str) -> None:
     """The script ends by itself, with code 0 and nothing said on stderr."""
     command = [sys.executable, "-W", "ignore::DeprecationWarning", "-c", PRELUDE + dedent(script)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, check=False)
+    options = {"capture_output": True, "text": True, "timeout": SECONDS, "check": False}
+    done = subprocess.run(command, env={**os.environ, **environment}, **options)  # type: ignore[call-overload]
     assert (done.returncode, done.stderr) == (0, ""), f"exit code {done.returncode}\n{done.stdout}{done.stderr}"
 
 
@@ -112,21 +119,97 @@ def test_the_cache_is_cleared_while_others_run() -> None:
     """)
 
 
-def test_first_calls_at_once() -> None:
-    """Nothing has been compiled or loaded yet when four threads ask for it."""
+def test_first_calls_at_once(tmp_path: Path) -> None:
+    """Nothing has been compiled yet when four threads ask for it: the cache folder is new."""
     run("""
+        from numba.core import event
+        small = Problem(3, 2, 6, 6, 3, 3, 3, fft_size=8)
+        plan, a = small.plan(), small.arrays()
         got, start = [], threading.Barrier(4)
         def work():
             start.wait()
-            got.append(bits())
+            got.append(plan.forward(a.x, a.w).tobytes())
         threads = [threading.Thread(target=work) for _ in range(4)]
-        for thread in threads: thread.start()
-        for thread in threads: thread.join()
+        with event.install_recorder("numba:compile") as compiled:
+            for thread in threads: thread.start()
+            for thread in threads: thread.join()
+        assert compiled.buffer, "it was all in the cache"
         assert len(got) == 4 and all(each == got[0] for each in got)
-    """)
+        assert plan.forward(a.x, a.w).tobytes() == got[0]
+    """, XDG_CACHE_HOME=str(tmp_path))
 
 
-needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+# ---- interrupts
+
+# A pass of many stages; `after_interrupt` says what went wrong when one was raised out of a call that wrote to `out`.
+INTERRUPTS = """
+import numpy as np
+from strategies import call
+big = Problem(64, 16, 30, 30, 16, 3, 3, padding=1, fft_size=8)
+plan, a = big.plan(workspace_limit=big.plan().workspace_size // 2), big.arrays()
+want = {name: call(plan, a, name) for name in ("forward", "weight_grad")}
+
+def interrupted(name):
+    out = np.full_like(want[name], np.nan)
+    try:
+        call(plan, a, name, out=out)
+    except KeyboardInterrupt:
+        left = out.tobytes()
+        time.sleep(0.02)
+        assert out.tobytes() == left, "somebody writes to out after the exception"
+        return True
+    return False
+
+def still_right():
+    for name in want:
+        assert call(plan, a, name).tobytes() == want[name].tobytes()
+"""
+
+
+@needs_alarm
+def test_an_interrupt_at_any_moment() -> None:
+    """The next call is right, nobody works on, and the process ends: no helper waits for what will never be done."""
+    run(INTERRUPTS + dedent("""
+        begin = time.perf_counter()
+        call(plan, a, "weight_grad")
+        seconds = time.perf_counter() - begin
+        signal.signal(signal.SIGALRM, signal.default_int_handler)
+        raised = 0
+        for n in range(100):
+            try:
+                signal.setitimer(signal.ITIMER_REAL, seconds * (0.02 + n % 50 / 50))
+                raised += interrupted(("forward", "weight_grad")[n % 2])
+                signal.setitimer(signal.ITIMER_REAL, 0)
+            except KeyboardInterrupt:  # between a call and the line that stops the timer
+                pass
+        assert raised > 20, raised
+        still_right()
+    """), NUMBA_NUM_THREADS="4")
+
+
+def test_an_interrupt_while_the_caller_waits() -> None:
+    """The caller has claimed a task and sleeps until the helpers have done what it needs; Ctrl-C wakes it."""
+    run(INTERRUPTS + dedent("""
+        from numba_fftconv.cpu import engine
+        class Clock:
+            perf_counter, sleeps = time.perf_counter, 0
+            def sleep(seconds):
+                if threading.current_thread() is threading.main_thread():
+                    Clock.sleeps += 1
+                    if Clock.sleeps == 1:
+                        raise KeyboardInterrupt
+                time.sleep(seconds)
+        engine.time = Clock
+        raised = 0
+        for n in range(300):
+            Clock.sleeps = 0
+            raised += interrupted(("forward", "weight_grad")[n % 2])
+            if raised == 5:
+                break
+        assert raised, "the caller never waited"
+        engine.time = time
+        still_right()
+    """), NUMBA_NUM_THREADS="8")
 
 
 @needs_fork
