@@ -13,6 +13,7 @@ import reference
 from hypothesis import strategies as st
 
 from numba_fftconv import ConvPlan, plan_conv2d
+from numba_fftconv.cpu.schedule import Work
 from numba_fftconv.cpu.vector import lanes
 
 Pair = tuple[int, int]
@@ -157,6 +158,13 @@ def companions(count: int, segments: int, dtype: str) -> list[list[int]]:
     partners = [m + L if m % (2 * L) < L else m - L for m in range(whole)]
     own = (range(n * segments, (n + 1) * segments) for n in range(count))
     return [sorted({n, *(partners[m] // segments for m in each if partners[m] < whole)}) for n, each in enumerate(own)]
+
+
+def work_of(plan: ConvPlan, name: str) -> Work:
+    """What the CPU engine knows of a pass of a plan."""
+    work = plan.choice.by_pass[name].work
+    assert work is not None
+    return work
 
 
 def call(plan: ConvPlan, a: Arrays, name: str, **keywords: Any) -> Any:

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from strategies import PASSES, Arrays, Problem, Recorder, call, companions
+from strategies import PASSES, Arrays, Problem, Recorder, call, companions, work_of
 
 DEPTHS = (1, 2, 3, 16, 64, 255, 256, 257, 1024, 4096)
 LARGE = 1e4
@@ -99,7 +99,7 @@ def hold_planes(problem: Problem, name: str, operand: str, axis: int, order: str
     want = problem.expected(a)[name]
     error, size = (np.linalg.norm(b, axis=(2, 3)) for b in (call(plan, a, name) - want, want))
     if name == "weight_grad":  # pairs (k, c) as they lie in memory; exchanged, the lanes are the channels of x
-        exchanged = plan.choice.passes[PASSES.index(name)].work.exchanged
+        exchanged = work_of(plan, name).exchanged
         error, size = (b.T if exchanged else b.reshape(-1, 1) for b in (error, size))
     worst, limit = of_the_larger(error, size, problem.dtype), problem.tolerance(plan, name)
     case = f"{worst:.2e} of {limit:.2e}: {operand} {order}, T = {plan.fft_size}, {problem}"
@@ -122,7 +122,7 @@ def test_planes_of_very_different_size(name: str, operand: str, order: str, dtyp
 def test_weight_planes_of_either_lanes(operand: str, order: str, dtype: str, record_worst: Recorder) -> None:
     """weight_grad with images in the lanes, where they are many, and with channels, where they are few."""
     many, few = (replace(LAYER, dtype=dtype, N=N, C=C, K=16) for N, C in ((300, 3), (2, 70)))
-    lanes_are_channels = [problem.plan().choice.passes[2].work.exchanged for problem in (many, few)]
+    lanes_are_channels = [work_of(problem.plan(), "weight_grad").exchanged for problem in (many, few)]
     assert lanes_are_channels == [False, True]
     for problem in (many, few):
         hold_planes(problem, "weight_grad", operand, 1, order, record_worst)
@@ -132,5 +132,5 @@ def test_weight_planes_of_either_lanes(operand: str, order: str, dtype: str, rec
 def test_weight_planes_of_a_line_that_is_not_full() -> None:
     """60 planes are 3 lines of 16 and one of 12: a plane without a companion travels with nothing larger than it."""
     problem = replace(LAYER, N=300, C=3)
-    assert not problem.plan().choice.passes[2].work.exchanged
+    assert not work_of(problem.plan(), "weight_grad").exchanged
     hold_planes(problem, "weight_grad", "dy", 1, "alternating", lambda *_: None)

@@ -3,17 +3,17 @@ import hashlib
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given, reject, settings
 from hypothesis import strategies as st
-from strategies import Problem, call, poisoned, problems
+from strategies import PASSES, Problem, call, poisoned, problems, work_of
 
 from numba_fftconv import ConvPlan, WorkspaceError, clear_cache, conv2d, conv2d_input_grad
 
-PASSES = ("forward", "input_grad", "weight_grad")
 LAYERS = [
     Problem(33, 9, 14, 13, 17, 3, 3, padding=1, fft_size=16),
     Problem(19, 2, 30, 41, 3, 5, 4, (2, 3), ((2, 0), (1, 4)), fft_size=16),
@@ -22,9 +22,13 @@ LAYERS = [
     Problem(40, 3, 14, 14, 8, 5, 5, fft_size=16),
     Problem(18, 12, 9, 9, 24, 3, 3, padding="same", groups=12, fft_size=12),
     Problem(50, 6, 10, 10, 6, 2, 3, dilation=(2, 3), groups=2, dtype="float64", fft_size=12),
+    Problem(3, 70, 6, 6, 24, 3, 3, padding=1),
     Problem(300, 2, 9, 9, 3, 3, 3, fft_size=12),
 ]
+MANY = (100, 100, 100, 100, 100, 400, 400, 100, 400)  # images enough to be worth chunks
+CHUNKED = [replace(problem, N=N) for problem, N in zip(LAYERS, MANY, strict=True)]
 EACH = pytest.mark.parametrize("problem", LAYERS, ids=lambda problem: problem.title)
+EACH_CHUNKED = pytest.mark.parametrize("problem", CHUNKED, ids=lambda problem: problem.title)
 FEW = settings(max_examples=40)
 
 
@@ -71,10 +75,8 @@ def test_out(problem: Problem) -> None:
         assert_same(out, want[name], name)
 
 
-@FEW
-@given(problem=problems(), offset=st.integers(0, 65))
-def test_a_workspace_full_of_garbage(problem: Problem, offset: int) -> None:
-    """Of exactly the size that the plan names, wherever it begins; the bytes around it are left alone."""
+def hold_garbage(problem: Problem, offset: int) -> None:
+    """A workspace of exactly the size that the plan names, wherever it begins; the bytes around it are left alone."""
     plan, a, want = problem.plan(), problem.arrays(), plain(problem)
     for name in PASSES:
         around = garbage(plan.workspace_size + 256)
@@ -87,6 +89,17 @@ def test_a_workspace_full_of_garbage(problem: Problem, offset: int) -> None:
     dx, dw, _ = plan.backward(a.dy, a.x, a.w, workspace=workspace)
     assert_same(dx, want["input_grad"], "backward, dx")
     assert_same(dw, want["weight_grad"], "backward, dw")
+
+
+@FEW
+@given(problem=problems(), offset=st.integers(0, 65))
+def test_a_workspace_full_of_garbage(problem: Problem, offset: int) -> None:
+    hold_garbage(problem, offset)
+
+
+@EACH
+def test_a_workspace_full_of_garbage_for_each_layer(problem: Problem) -> None:
+    hold_garbage(problem, 7)
 
 
 @FEW
@@ -135,10 +148,11 @@ def chunked_plans(problem: Problem) -> list[ConvPlan]:
     return plans
 
 
-@EACH
+@EACH_CHUNKED
 def test_chunks(problem: Problem) -> None:
-    want, a = plain(problem), problem.arrays()
-    for plan in chunked_plans(problem):
+    want, a, plans = plain(problem), problem.arrays(), chunked_plans(problem)
+    assert plans, "the planner finds nothing smaller"
+    for plan in plans:
         for name in PASSES:
             said = f"{name} in {plan.workspace_size} bytes"
             assert_same(call(plan, a, name), want[name], said)
@@ -148,25 +162,41 @@ def test_chunks(problem: Problem) -> None:
         assert_same(plan.input_grad(a.dy, spectral), want["input_grad"], "input_grad of a SpectralWeight")
 
 
-def test_chunks_are_possible() -> None:
-    """A batch of many blocks runs in less than half of the workspace, each pass in parts: test_chunks is not empty."""
+def test_the_layers_take_every_way() -> None:
+    """Above, weight_grad runs with images in the lanes and with channels, whole and in chunks, and so do all orders."""
+    assert {work_of(problem.plan(), "weight_grad").exchanged for problem in LAYERS} == {False, True}
+    cut = set()
+    for problem in CHUNKED:
+        for name, choice in chunked_plans(problem)[-1].choice.by_pass.items():
+            assert choice.work is not None and choice.schedule is not None
+            if choice.schedule.chunk < choice.work.image_blocks:
+                cut.add((name, choice.work.exchanged, choice.schedule.order))
+    ways = {("weight_grad", False, "staged"), ("weight_grad", True, "by_outputs"), ("forward", False, "by_outputs")}
+    assert ways <= cut
+
+
+def test_chunks_are_small() -> None:
+    """A batch of many blocks runs in less than half of the workspace, each pass in parts."""
     problem = LAYERS[-1]
     least = chunked_plans(problem)[-1]
     assert least.workspace_size < problem.plan().workspace_size / 2
-    for choice in least.choice.passes:
+    for choice in least.choice.by_pass.values():
+        assert choice.work is not None and choice.schedule is not None
         assert min(choice.schedule.chunk, choice.schedule.piece) < choice.work.image_blocks, choice.schedule
 
 
 @FEW
-@given(problem=problems(), part=st.floats(0.05, 0.95))
+@given(problem=problems(), part=st.floats(0.4, 0.95))
 def test_chunks_of_drawn_layers(problem: Problem, part: float) -> None:
-    want, a = plain(problem), problem.arrays()
+    """Those that fit the limit; Hypothesis fails where too few of them do."""
+    whole = problem.plan()
     try:
-        plan = problem.plan(workspace_limit=int(part * problem.plan().workspace_size), fft_size=problem.plan().fft_size)
+        plan = problem.plan(workspace_limit=int(part * whole.workspace_size), fft_size=whole.fft_size)
     except WorkspaceError:
-        return
+        reject()
+    want = plain(problem)
     for name in PASSES:
-        assert_same(call(plan, a, name), want[name], f"{name} in {plan.workspace_size} bytes")
+        assert_same(call(plan, problem.arrays(), name), want[name], f"{name} in {plan.workspace_size} bytes")
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3, 8])

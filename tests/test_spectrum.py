@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from strategies import PASSES, Problem, problems, relaid
+from strategies import PASSES, Problem, problems, relaid, work_of
 
 from numba_fftconv import ConvPlan
 from numba_fftconv.cpu import fft2d
@@ -92,8 +92,7 @@ def weight_tiles(problem: Problem, w: np.ndarray, T: int) -> np.ndarray:
 
 def of_weights(plan: ConvPlan, w: np.ndarray) -> np.ndarray:
     """The half spectra [k, c, ky, kx] of all filters; lanes without a filter are zero."""
-    work = plan.choice.passes[0].work
-    assert work is not None
+    work = work_of(plan, "forward")
     got = bins(work.all_weights(), plan.transform_weight(w).array)
     k = np.arange(work.K)
     block, lane = k // work.unit * work.unit_blocks + k % work.unit // work.lanes, k % work.unit % work.lanes
@@ -164,13 +163,12 @@ def where(spectrum: Spectrum) -> np.ndarray:
 @given(problem=problems(), name=st.sampled_from(("x", "y", "dy_halo")), exchanged=st.booleans())
 def test_every_bin_of_packed_planes(problem: Problem, name: str, exchanged: bool) -> None:
     plan, a = problem.plan(), problem.arrays()
-    g, T, (forward, input_grad, _) = plan.geometry, plan.fft_size, plan.choice.passes
+    g, T, forward, input_grad = plan.geometry, plan.fft_size, work_of(plan, "forward"), work_of(plan, "input_grad")
     values = a.x if name == "x" else a.dy
     planes = values.reshape(problem.N, -1, *values.shape[-2:])
     operand = Operand(planes, getattr(g.rows, name)(T), getattr(g.cols, name)(T))
     assume(planes.shape[0] * planes.shape[1] * operand.rows.segments * operand.columns.segments <= MOST_TILES)
-    assert forward.work is not None and input_grad.work is not None
-    extent = {"x": forward.work.extents[0], "y": forward.work.extents[2], "dy_halo": input_grad.work.extents[0]}[name]
+    extent = {"x": forward.extents[0], "y": forward.extents[2], "dy_halo": input_grad.extents[0]}[name]
     tiles = lane_tiles(operand, T, exchanged)
     want = packed(tiles, lanes(planes.itemsize))
     got = bins(*transformed(operand, T, extent, exchanged))
@@ -186,8 +184,7 @@ def test_every_bin_of_packed_planes(problem: Problem, name: str, exchanged: bool
 def test_the_inverse_writes_what_the_map_names_and_nothing_else(problem: Problem, name: str, layout: str) -> None:
     """Tiles of x back into the places of y, those of dy into dx, as a pass without a product would; with a bias."""
     plan, a = problem.plan(), problem.arrays()
-    g, T, work = plan.geometry, plan.fft_size, plan.choice.passes[0 if name == "forward" else 1].work
-    assert work is not None
+    g, T, work = plan.geometry, plan.fft_size, work_of(plan, name)
     read, written, values = ("x", "y", a.x) if name == "forward" else ("dy_halo", "dx", a.dy)
     planes = values.reshape(problem.N, -1, *values.shape[-2:])
     size = (g.P, g.Q) if name == "forward" else (g.H, g.W)
@@ -225,8 +222,8 @@ def test_planes_of_pairs_go_and_come_back(dtype: str) -> None:
     """The lanes of a result of weight_grad, (filter, channel): 15 planes of a block of 16 or two of 8."""
     problem = Problem(300, 3, 6, 6, 5, 3, 2, dilation=(2, 3), padding=2, dtype=dtype)
     plan, w, T = problem.plan(), problem.arrays().w, 8
-    work = plan.choice.passes[2].work
-    assert work is not None and not work.exchanged
+    work = work_of(plan, "weight_grad")
+    assert not work.exchanged
     operand = Operand(w, plan.geometry.rows.w(T), plan.geometry.cols.w(T))
     spectrum = work.packed(0, work.pair_lines, 1)
     space = np.full(spectrum.size + fft2d.buffer_size(T, w.itemsize), np.nan, dtype)
