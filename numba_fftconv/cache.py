@@ -50,9 +50,9 @@ def _user_folders() -> list[Path]:
 
 
 def _is_ours(folder: Path) -> bool:
-    """Whether the folder can be written and belongs to this user: what lies in it will be executed."""
+    """Whether the folder can be written and, with the one above, belongs to this user: what is in it will be run."""
     with tempfile.TemporaryFile(dir=folder):
-        return not hasattr(os, "getuid") or folder.stat().st_uid == os.getuid()
+        return not hasattr(os, "getuid") or {folder.stat().st_uid, folder.parent.stat().st_uid} == {os.getuid()}
 
 
 @cache
@@ -92,6 +92,14 @@ class KernelCache(caching.FunctionCache):
     """The disk cache of one kernel, whose name must tell its specialisation."""
 
     _impl_class = _CacheImpl
+
+    def load_overload(self, sig: Signature, target_context: Any) -> Any:
+        """What lies on disk, or None; files that cannot be read are given up, and written anew after compilation."""
+        try:
+            return super().load_overload(sig, target_context)
+        except Exception:  # whatever unpickling raises on a file that was cut short
+            self.flush()
+            return None
 
 
 INDICES = types.Array(types.int64, 1, "C")

@@ -116,7 +116,6 @@ def test_a_later_process_compiles_nothing(used: tuple[World, list[Said]]) -> Non
 
 @pytest.mark.parametrize("suffix", [".nbi", ".nbc"])
 @pytest.mark.parametrize("part", [0.0, 0.5])
-@pytest.mark.xfail(reason="a damaged file of the cache raises EOFError or UnpicklingError", strict=True)
 def test_a_file_that_was_cut_off_is_made_again(used: tuple[World, list[Said]], suffix: str, part: float) -> None:
     """As a full disk or a lost connection leaves it; the process after it compiles nothing again."""
     world, (first, _) = used

@@ -166,11 +166,7 @@ def still_right():
 """
 
 
-SUBMITTING = "an interrupt while helpers are called, or a second one, leaves them at work"
-
-
 @needs_alarm
-@pytest.mark.xfail(reason=SUBMITTING, strict=False)  # about every other time
 def test_an_interrupt_at_any_moment() -> None:
     """The next call is right, nobody works on, and the process ends: no helper waits for what will never be done."""
     run(INTERRUPTS + dedent("""
@@ -191,7 +187,6 @@ def test_an_interrupt_at_any_moment() -> None:
     """), seconds=30, NUMBA_NUM_THREADS="4")
 
 
-@pytest.mark.xfail(reason=SUBMITTING)
 def test_an_interrupt_while_helpers_are_called() -> None:
     run(INTERRUPTS + dedent("""
         from numba_fftconv.cpu import threads
@@ -209,7 +204,6 @@ def test_an_interrupt_while_helpers_are_called() -> None:
     """), seconds=30, NUMBA_NUM_THREADS="4")
 
 
-@pytest.mark.xfail(reason=SUBMITTING)
 def test_a_second_interrupt() -> None:
     """Of an impatient user, while the first one waits for the helpers."""
     wait_and_interrupt(2)

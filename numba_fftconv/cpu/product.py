@@ -232,9 +232,10 @@ def weight_product_kernel(dtype: str) -> Callable[..., None]:
         lines = job[LINES]
         x_lines, d_lines = np.empty(lines * LINE, np.int64), np.empty(lines * LINE, np.int64)
         for i in range(lines * LINE):
-            begin = job[FIRST] + i // LINE * LINE
-            pair = begin + i % LINE % (job[PAIRS] - begin)  # past the last pair, those of its own line again
-            k, c = divmod(pair, job[CHANNELS])
+            begin, q = job[FIRST] + i // LINE * LINE, i % LINE
+            rest = job[PAIRS] - begin
+            # Past the last pair stands that of the same lane again, so that no pair shares rounding with a stranger.
+            k, c = divmod(begin + (q if q < rest else q % LANES % rest), job[CHANNELS])
             x_lines[i], d_lines[i] = (k // job[FILTERS] * job[CHANNELS] + c) * LINE, k * LINE
         shared, x_block, d_block = job[CHANNELS] % LANES == 0, job[X_BLOCK], job[W_BLOCK]
         for ky in range(lo, hi):

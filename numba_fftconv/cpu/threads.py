@@ -4,6 +4,7 @@ The calling thread works too, and never waits for a helper that has not begun: s
 forked child makes its own, and where no helper can be had (the interpreter is shutting down) the caller does all.
 """
 
+import contextlib
 import itertools
 import os
 import threading
@@ -15,6 +16,7 @@ import numba
 import numpy as np
 
 HUGE_PAGE = 2**21
+INTERRUPTS = 8  # that a caller may suffer before its helpers are left to themselves
 
 
 def thread_count() -> int:
@@ -31,18 +33,22 @@ def together(work: Callable[[int], None], workers: int) -> None:
     """Call work(0) here and work(1), work(2), ... in helpers, as far as helpers are free; return when work(0) does.
 
     `work` must find by itself what is left to do, and work(0) must return only when all is done: a helper may begin
-    late, or never. An interrupt of the caller is raised when nobody works any more.
+    late, or never. Where the caller is interrupted, work(0) is called again, so that nobody works any more when the
+    interrupt is raised.
     """
-    for worker in range(1, workers):
+    interrupt: BaseException | None = None
+    helpers = iter(range(1, workers))
+    for _ in range(INTERRUPTS):
         try:
-            _pool().submit(work, worker)
-        except RuntimeError:  # no new threads at interpreter shutdown
+            with contextlib.suppress(RuntimeError):  # no new threads at interpreter shutdown
+                for worker in helpers:
+                    _pool().submit(work, worker)
+            work(0)
             break
-    try:
-        work(0)
-    except BaseException:
-        work(0)
-        raise
+        except BaseException as error:
+            interrupt, helpers = interrupt or error, iter(())
+    if interrupt is not None:
+        raise interrupt
 
 
 class _Memory(threading.local):
