@@ -35,8 +35,9 @@ NAMES = (
     "speed/k3", "speed/k5", "speed/k9", "speed/plane-k31", "speed/image-k5", "speed/rgb-k5", "fbfft/L3", "fbfft/L4",
     "fbfft/L5", "alexnet/conv2", "depthwise/convnext-stage1", "depthwise/replknet-stage3",
 )  # fmt: skip
-CALLS, LONG = 5, 0.3  # calls of a sample; seconds after which one is enough
+CALLS, LONG = 5, 0.3  # calls of a sample; seconds after which two are enough
 MOST_BYTES = 2**30
+NEARNESS = 5  # power of (fastest / seconds) that weighs a sample
 PROMISING = 3  # times the least predicted time: what takes longer by the model as it is, is left out
 
 
@@ -96,28 +97,46 @@ def counts(sample: Sample) -> list[float]:
     return found
 
 
+def by_pass(taken: list[Sample]) -> dict[tuple[str, str], list[Sample]]:
+    found: dict[tuple[str, str], list[Sample]] = {}
+    for sample in taken:
+        found.setdefault((sample.layer, sample.pass_name), []).append(sample)
+    return found
+
+
 def fitted(taken: list[Sample]) -> tuple[CpuRates, float]:
-    """The rates, and the root mean square of the relative errors."""
+    """The rates, and the root mean square of the relative errors; what is near the fastest of its pass counts most."""
+    least = {key: min(sample.seconds for sample in group) for key, group in by_pass(taken).items()}
     seconds = np.array([sample.seconds for sample in taken])
+    weights = (np.array([least[sample.layer, sample.pass_name] for sample in taken]) / seconds) ** NEARNESS
     matrix = np.array([counts(sample) for sample in taken]) / seconds[:, None]
-    scale = np.linalg.norm(matrix, axis=0) + 1e-300
-    solution = nnls(matrix / scale, np.ones(len(taken)))[0] / scale
+    weighted = matrix * weights[:, None]
+    scale = np.linalg.norm(weighted, axis=0) + 1e-300
+    solution = nnls(weighted / scale, weights)[0] / scale
     pairs = zip(SOUGHT, solution.tolist(), strict=True)
     values = {name: value if name in SECONDS else 1 / value if value else math.inf for name, value in pairs}
     return CpuRates(**values), float(np.sqrt(np.mean((matrix @ solution - 1) ** 2)))
 
 
 def losses(taken: list[Sample], rates: CpuRates) -> list[tuple[float, str]]:
-    """By layer and pass, how much slower the length and schedule are that the model chooses than the fastest."""
-    groups: dict[tuple[str, str], list[Sample]] = {}
-    for sample in taken:
-        groups.setdefault((sample.layer, sample.pass_name), []).append(sample)
+    """By layer, how much slower its three passes are at the length and schedules of the model than at the fastest."""
+    chosen: dict[tuple[str, int], list[Sample]] = {}
+    fastest: dict[tuple[str, int], list[Sample]] = {}
+    for group in by_pass(taken).values():
+        for T in {sample.T for sample in group}:
+            ways = [sample for sample in group if sample.T == T]
+            key = ways[0].layer, T
+            chosen.setdefault(key, []).append(min(ways, key=lambda s: predicted(s.work, s.schedule, rates)))
+            fastest.setdefault(key, []).append(min(ways, key=lambda s: s.seconds))
+    whole = [key for key, ways in chosen.items() if len(ways) == len(PASSES)]
     found = []
-    for (layer, name), group in groups.items():
-        chosen = min(group, key=lambda s: predicted(s.work, s.schedule, rates))
-        fastest = min(group, key=lambda s: s.seconds)
-        times = [f"T = {sample.T} {sample.seconds * 1e3:.2f} ms" for sample in (chosen, fastest)]
-        found.append((chosen.seconds / fastest.seconds - 1, f"{layer} {name}: {times[0]}, fastest {times[1]}"))
+    for layer in dict.fromkeys(name for name, _ in whole):
+        keys = [key for key in whole if key[0] == layer]
+        model = min(keys, key=lambda key: sum(predicted(s.work, s.schedule, rates) for s in chosen[key]))
+        best_key = min(keys, key=lambda key: sum(s.seconds for s in fastest[key]))
+        times = [sum(s.seconds for s in ways) for ways in (chosen[model], fastest[best_key])]
+        said = f"T = {model[1]} {times[0] * 1e3:.2f} ms, fastest T = {best_key[1]} {times[1] * 1e3:.2f} ms"
+        found.append((times[0] / times[1] - 1, f"{layer}: {said}"))
     return sorted(found, reverse=True)
 
 

@@ -53,12 +53,12 @@ class CpuRates:
     shared_bytes: int = 3 * 2**23
 
 
-# Least squares over 2,234 timings of all schedules of 11 layers, root mean square error 28 %; two threads of an AMD
-# EPYC (Zen 4, 1 MB of second-level cache a core, 32 MB shared), numba 0.68.1, 2026-11-24. The T that they choose is on
-# the average 6 % slower than the fastest, 22 % at most.
+# Least squares by perf/fit.py over 3,412 timings of all schedules of 12 layers, those near the fastest of their pass
+# weighing most, root mean square error 24 %; two threads of an AMD EPYC (Zen 5, 1 MB of second-level cache a core,
+# 32 MB shared), numba 0.68.1, 2026-11-25. What they choose is on the average 0.6 % slower than the fastest choice.
 CPU = CpuRates(
-    transform=5.1e9, line=354e6, product=5.6e9, pairs=4.2e9, call=4.8e-9, task=27e-6, stage=18e-6,
-    scattered=37e9, far=7.0e9, streamed=96e9,
+    transform=12.1e9, line=1.28e9, product=12.6e9, pairs=4.8e9, call=11.6e-9, task=2.1e-6, stage=32e-6,
+    scattered=150e9, far=16e9, streamed=72e9,
 )  # fmt: skip
 
 
