@@ -131,14 +131,19 @@ class Choice(NamedTuple):
 
 
 def cpu_work(geometry: ConvGeometry, itemsize: int, T: int, row: Pass) -> Work:
-    """What the CPU engine needs to know of a pass to cut it into tasks."""
+    """What the CPU engine needs to know of a pass to cut it into tasks, in the faster lanes."""
+    return min(cpu_works(geometry, itemsize, T, row), key=_seconds_alone)
+
+
+def cpu_works(geometry: ConvGeometry, itemsize: int, T: int, row: Pass) -> list[Work]:
+    """One pass in each kind of lanes that it can have."""
     g, extents = geometry, []
     for name, maps in zip((*row.operands, row.result), row.maps, strict=True):
         ends = (axis.end(n) for axis, n in zip(g.maps(maps, T), g.shapes[name][-2:], strict=True))
         extents.append(quarters(max(ends), T))
     segments = prod(g.segments(T, row.name))
     work = Work(row.name, itemsize, T, max(1, g.N), g.C, g.K, g.groups, segments, (extents[0], extents[1], extents[2]))
-    return min((work, *work.exchanges()), key=_seconds_alone)
+    return [work, *work.exchanges()]
 
 
 @lru_cache(4096)

@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, reject, settings
 from hypothesis import strategies as st
-from strategies import PASSES, Problem, call, poisoned, problems, work_of
+from strategies import PASSES, Problem, call, poisoned, problems
 
-from numba_fftconv import ConvPlan, WorkspaceError, clear_cache, conv2d, conv2d_input_grad
+from numba_fftconv import ConvPlan, WorkspaceError, clear_cache, conv2d, conv2d_input_grad, passes
+from numba_fftconv.cpu.schedule import schedules, workspace_bytes
+from numba_fftconv.tuning import cpu_works
 
 LAYERS = [
     Problem(33, 9, 14, 13, 17, 3, 3, padding=1, fft_size=16),
@@ -162,17 +164,22 @@ def test_chunks(problem: Problem) -> None:
         assert_same(plan.input_grad(a.dy, spectral), want["input_grad"], "input_grad of a SpectralWeight")
 
 
-def test_the_layers_take_every_way() -> None:
-    """Above, weight_grad runs with images in the lanes and with channels, whole and in chunks, and so do all orders."""
-    assert {work_of(problem.plan(), "weight_grad").exchanged for problem in LAYERS} == {False, True}
-    cut = set()
-    for problem in CHUNKED:
-        for name, choice in chunked_plans(problem)[-1].choice.by_pass.items():
-            assert choice.work is not None and choice.schedule is not None
-            if choice.schedule.chunk < choice.work.image_blocks:
-                cut.add((name, choice.work.exchanged, choice.schedule.order))
-    ways = {("weight_grad", False, "staged"), ("weight_grad", True, "by_outputs"), ("forward", False, "by_outputs")}
-    assert ways <= cut
+@EACH_CHUNKED
+@pytest.mark.parametrize("name", PASSES)
+def test_every_schedule(problem: Problem, name: str) -> None:
+    """Also those that the cost model chooses on no processor or for no limit."""
+    plan, a = problem.plan(), problem.arrays()
+    chosen = plan.choice.by_pass[name]
+    works = cpu_works(plan.geometry, np.dtype(plan.dtype).itemsize, plan.fft_size, passes.PASSES[name])
+    assert chosen.work in works
+    for work in works:
+        results = {call(plan, a, name).tobytes()} if work == chosen.work else set()
+        for schedule in schedules(work, threads=2):
+            choice = chosen._replace(work=work, schedule=schedule, workspace=workspace_bytes(work, schedule))
+            by_pass = {**plan.choice.by_pass, name: choice}
+            other = replace(plan, choice=plan.choice._replace(by_pass=by_pass))
+            results.add(call(other, a, name, workspace=garbage(other.workspace_size)).tobytes())
+        assert len(results) == 1
 
 
 def test_chunks_are_small() -> None:
