@@ -6,6 +6,7 @@ forked child makes its own, and where no helper can be had (the interpreter is s
 
 import contextlib
 import itertools
+import mmap
 import os
 import threading
 from collections.abc import Callable
@@ -64,16 +65,28 @@ _current = next(_generation)
 
 
 def memory(nbytes: int) -> np.ndarray:
-    """At least `nbytes` bytes from a page boundary on, kept for this thread's next call.
-
-    NumPy asks for huge pages where it allocates 4 MiB or more; what is never touched costs nothing.
-    """
+    """At least `nbytes` bytes from a page boundary on, kept for this thread's next call."""
     held = _memory.buffer
     if held is None or held.nbytes < nbytes or _memory.generation != _current:
-        raw = np.empty(max(nbytes, HUGE_PAGE) + HUGE_PAGE, np.uint8)
+        _memory.buffer = None
+        raw = _pages(max(nbytes, HUGE_PAGE) + HUGE_PAGE)
         held = raw[-raw.ctypes.data % HUGE_PAGE :]
         _memory.buffer, _memory.generation = held, _current
     return held
+
+
+def _pages(nbytes: int) -> np.ndarray:
+    """Fresh memory in huge pages, where the system has them: lines of a spectrum lie kilobytes apart, and each small
+    page that they touch costs a translation. An allocator may hand out what has been in use, in small pages."""
+    if not hasattr(mmap, "MADV_HUGEPAGE"):
+        return np.empty(nbytes, np.uint8)
+    try:
+        pages = mmap.mmap(-1, nbytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    except (OSError, OverflowError) as error:
+        raise MemoryError(str(error)) from error
+    with contextlib.suppress(OSError):  # a kernel without them
+        pages.madvise(mmap.MADV_HUGEPAGE)
+    return np.frombuffer(pages, np.uint8)
 
 
 def forget_memory() -> None:

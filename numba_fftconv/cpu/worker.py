@@ -22,7 +22,7 @@ from .fft2d import AT
 from .product import W_AT, X_AT, Y_AT
 from .program import ARGUMENTS, FIRST, HI, INVERSE, KERNEL, LO, MULTIPLY
 
-PATIENCE = 20_000  # looks, some 20 microseconds
+PATIENCE = 300_000  # looks, some tenths of a millisecond: to sleep and wake takes as long
 NO_CLAIM = -1
 
 
