@@ -153,7 +153,6 @@ def chunked_plans(problem: Problem) -> list[ConvPlan]:
 @EACH_CHUNKED
 def test_chunks(problem: Problem) -> None:
     want, a, plans = plain(problem), problem.arrays(), chunked_plans(problem)
-    assert plans, "the planner finds nothing smaller"
     for plan in plans:
         for name in PASSES:
             said = f"{name} in {plan.workspace_size} bytes"
@@ -180,6 +179,11 @@ def test_every_schedule(problem: Problem, name: str) -> None:
             other = replace(plan, choice=plan.choice._replace(by_pass=by_pass))
             results.add(call(other, a, name, workspace=garbage(other.workspace_size)).tobytes())
         assert len(results) == 1
+
+
+def test_most_layers_have_chunks() -> None:
+    """What the layers of `test_chunks` need at least depends on the number of threads."""
+    assert sum(bool(chunked_plans(problem)) for problem in CHUNKED) > len(CHUNKED) / 2
 
 
 def test_chunks_are_small() -> None:
