@@ -43,6 +43,8 @@ def integer(
     most: float = LARGEST, error: type[FFTConvError] = InvalidOptionError,
 ) -> int:  # fmt: skip
     """`value` as an int from `least` to `most`; it is, or is part of, `whole`, which the caller gave as `name`."""
+    if type(value) is int and least <= value <= most:
+        return value
     try:
         number = None if isinstance(value, bool) else operator.index(value)
     except Exception:  # whatever the caller's own class raises

@@ -72,9 +72,9 @@ class Reader:
 
     def run(self) -> "Reader":
         """All tasks, those of a stage in the reverse of their order."""
-        steps, tasks, stages = self.table
+        steps, tasks, stages, most_at_once = self.table
         assert tasks[0] == stages[0] == 0 and tasks[-1] == len(steps) and stages[-1] == len(tasks) - 1
-        assert (np.diff(tasks) > 0).all() and (np.diff(stages) > 0).all()
+        assert (np.diff(tasks) > 0).all() and (np.diff(stages) > 0).all() and most_at_once == np.diff(stages).max()
         for begin, end in itertools.pairwise(stages):
             self.stage = {}
             for task in reversed(range(begin, end)):
@@ -231,7 +231,7 @@ def test_every_plane_of_a_result_is_made_once_of_what_it_needs(job: tuple[Work, 
 @given(work=works(), workers=st.integers(1, 8))
 def test_every_weight_is_transformed_once(work: Work, workers: int) -> None:
     """By transform_weight: all filters of all units, whose last may have fewer groups."""
-    steps, _, stages = weights_program(work, workers)
+    steps, _, stages, _ = weights_program(work, workers)
     whole = work.all_weights()
     seen = Counter(task for step in steps for task in range(step[1], step[2]))
     assert seen == Counter(range(whole.blocks * whole.channels)) and len(stages) == 2

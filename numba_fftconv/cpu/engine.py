@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ..arrays import FLOATS
 from ..cache import address
 from . import fft2d, product, threads
 from .fft2d import buffer_size
@@ -112,7 +113,7 @@ class Run:
         bias: np.ndarray | None = None,
     ) -> "Run":
         """`second` is the weights, the spectrum of all weights, or for weight_grad the gradient of the output."""
-        dtype, images, at = str(space.dtype), (work.images, work.image_blocks), regions(work, schedule)
+        dtype, images, at = FLOATS[space.dtype], (work.images, work.image_blocks), regions(work, schedule)
         of_first = first.planes(*images, work.exchanged)
         if work.sums_lanes:
             of_result = result.planes_of_pairs(work.pair_lines)
@@ -161,16 +162,18 @@ class Run:
 
     def __call__(self) -> None:
         """Run it in this thread and in helpers."""
-        run, calls = worker_kernel(str(self.space.dtype)), addresses(self.kernels)
-        state, claims = np.zeros(len(self.program.stages), np.int64), np.full(self.workers, NO_CLAIM)
-        known = self.T, self.space, self.filters, *self.planes, self.bias, self.scale, calls
+        run, calls = worker_kernel(FLOATS[self.space.dtype]), addresses(self.kernels)
+        steps, tasks, stages, most_at_once = self.program
+        state, claims = np.zeros(len(stages), np.int64), np.full(self.workers, NO_CLAIM)
+        arrays = self.space, self.filters, *self.planes, self.bias
+        known = steps, tasks, stages, state, self.T, *arrays, self.scale, calls
 
         def work(worker: int) -> None:
             own = self.own + worker * self.own_size
-            while run(worker, claims, *self.program, state, *known, own):
+            while run(worker, claims, *known, own):
                 time.sleep(PAUSE)
 
-        threads.together(work, min(self.workers, self.program.most_at_once))
+        threads.together(work, min(self.workers, most_at_once))
 
     def profile(self) -> list[float]:
         """Run it step by step; seconds of each kernel, those of all threads divided by their number."""

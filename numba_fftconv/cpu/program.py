@@ -31,11 +31,7 @@ class Program(NamedTuple):
     steps: np.ndarray
     tasks: np.ndarray
     stages: np.ndarray
-
-    @property
-    def most_at_once(self) -> int:
-        """Workers that can be busy at a time."""
-        return int(np.diff(self.stages).max())
+    most_at_once: int  # workers that can be busy at a time
 
 
 def private(offset: int) -> int:
@@ -50,8 +46,8 @@ def assemble(stages: list[list[Task]]) -> Program:
     table = np.zeros((len(steps), max(map(len, steps))), np.int64)
     for row, step in zip(table, steps, strict=True):
         row[: len(step)] = step
-    ends = (np.cumsum([0, *map(len, parts)], dtype=np.int64) for parts in (tasks, stages))
-    return Program(table, *ends)
+    last_steps, last_tasks = (np.cumsum([0, *map(len, parts)], dtype=np.int64) for parts in (tasks, stages))
+    return Program(table, last_steps, last_tasks, max(map(len, stages)))
 
 
 @lru_cache(256)
