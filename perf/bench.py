@@ -100,6 +100,13 @@ def passes_of(chosen: argparse.Namespace, layer: Layer) -> list[str]:
     return [name for name in layer.passes if name in chosen.passes]
 
 
+def one_of_each_length(layers: list[Layer], rows: list[Row]) -> list[tuple[Layer, str]]:
+    """The first layer and pass of each transform length, which has kernels of its own."""
+    by_name = {layer.name: layer for layer in layers}
+    by_length = {row.fft_size: (by_name[row.layer], row.pass_name) for row in reversed(rows)}
+    return list(by_length.values())[::-1]
+
+
 def time_first_calls(problems: list[tuple[Layer, str]]) -> list[dict[str, Any]]:
     """Prints and returns the seconds of first calls, cold and warm."""
     import first_call
@@ -145,7 +152,7 @@ def main() -> int:
 
     rows, limits, right = time_passes(chosen)
     print(summary(rows))
-    first_calls = time_first_calls([(chosen.layers[0], chosen.layers[0].passes[0])]) if chosen.readme else []
+    first_calls = time_first_calls(one_of_each_length(chosen.layers, rows)) if chosen.readme else []
     about["load_average_after"] = machine.load_average()
     records = [row.record() for row in rows]
     save(chosen, about, {"yardstick": asdict(limits), "rows": records, "first_calls": first_calls})
