@@ -113,8 +113,8 @@ def markdown(layers: list[Layer], rows: list[Row], about: dict[str, Any], first_
     )
     for call in first_calls:
         cold, warm = call["cold"]["call"], call["warm"]["call"]
-        note += f" First {call['pass_name']} of {call['layer']} in a new process: {cold:.1f} s with an empty disk cache,"
-        note += f" {warm:.1f} s with a filled one."
+        note += f" First {call['pass_name']} of {call['layer']} in a new process: {cold:.1f} s,"
+        note += f" {warm:.1f} s with a filled disk cache."
     return "\n".join([*table, "", note])
 
 

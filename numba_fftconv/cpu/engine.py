@@ -166,11 +166,12 @@ class Run:
         steps, tasks, stages, most_at_once = self.program
         state, claims = np.zeros(len(stages), np.int64), np.full(self.workers, NO_CLAIM)
         arrays = self.space, self.filters, *self.planes, self.bias
-        known = steps, tasks, stages, state, self.T, *arrays, self.scale, calls
+        known = claims, steps, tasks, stages, state, self.T, *arrays, self.scale, calls
+        bell = threads.bell()
 
         def work(worker: int) -> None:
             own = self.own + worker * self.own_size
-            while run(worker, claims, *known, own):
+            while run(worker, bell, *known, own):
                 time.sleep(PAUSE)
 
         threads.together(work, min(self.workers, most_at_once))

@@ -17,6 +17,8 @@ from queue import SimpleQueue
 import numba
 import numpy as np
 
+from .worker import watch_kernel
+
 HUGE_PAGE = 2**21
 INTERRUPTS = 8  # that a caller may suffer before its helpers are left to themselves
 
@@ -30,35 +32,49 @@ Job = tuple[Callable[[int], None], int]
 
 
 class _Pool:
-    """Threads that do what is put into a queue. The futures of an executor take a twentieth of a small layer's time."""
+    """Threads that do what is put into a queue. The futures of an executor take a twentieth of a small layer's time.
+
+    A caller rings the bell after it has put its jobs there (worker.py). Before helpers sleep they watch it for a while,
+    where each has a core of its own.
+    """
 
     def __init__(self, count: int) -> None:
+        self.bell = np.zeros(1, np.int64)
         self._jobs: SimpleQueue[Job] = SimpleQueue()
-        self.helpers = 0
+        self._watch = watch_kernel()
+        self._have_cores = count < numba.config.NUMBA_DEFAULT_NUM_THREADS  # one of which is the caller's
+        self._helpers = 0
         with contextlib.suppress(RuntimeError):  # no new threads at interpreter shutdown
             for _ in range(count):
-                threading.Thread(target=_help, args=[self._jobs], name="numba_fftconv", daemon=True).start()
-                self.helpers += 1
+                threading.Thread(target=self._help, name="numba_fftconv", daemon=True).start()
+                self._helpers += 1
 
     def submit(self, work: Callable[[int], None], worker: int) -> None:
         """Have a helper call work(worker) as soon as one is free, if there is any."""
-        if self.helpers:
+        if self._helpers:
             self._jobs.put((work, worker))
 
-
-def _help(jobs: "SimpleQueue[Job]") -> None:
-    while True:
-        work, worker = jobs.get()
-        try:
-            work(worker)
-        except BaseException:
-            traceback.print_exc()
-        del work  # it holds the arrays of a caller
+    def _help(self) -> None:
+        while True:
+            work, worker = self._jobs.get()
+            try:
+                work(worker)
+            except BaseException:
+                traceback.print_exc()
+            del work  # it holds the arrays of a caller
+            heard = self.bell[0]
+            if self._have_cores and self._jobs.empty():  # no job that it has rung for
+                self._watch(self.bell, heard)
 
 
 @cache
 def _pool() -> _Pool:
     return _Pool(thread_count() - 1)
+
+
+def bell() -> np.ndarray:
+    """What worker 0 must ring."""
+    return _pool().bell
 
 
 def together(work: Callable[[int], None], workers: int) -> None:

@@ -22,7 +22,7 @@ from .fft2d import AT
 from .product import W_AT, X_AT, Y_AT
 from .program import ARGUMENTS, FIRST, HI, INVERSE, KERNEL, LO, MULTIPLY
 
-PATIENCE = 300_000  # looks, some tenths of a millisecond: to sleep and wake takes as long
+PATIENCE = 1_000_000  # looks, some tenths of a millisecond: a thread that sleeps costs tens of microseconds to wake
 NO_CLAIM = -1
 
 
@@ -92,9 +92,25 @@ def arguments(step: np.ndarray, own: int) -> tuple[int, int, int, np.ndarray]:
 
 
 @cache
+def watch_kernel() -> Callable[[np.ndarray, int], None]:
+    """watch(bell, heard): looks at a bell that has rung `heard` times until it rings again, but not for long.
+
+    A thread that watches keeps a core of its own: one that sleeps may be woken on the core of its caller, and share it.
+    """
+
+    def kernel(bell, heard):  # type: ignore[no-untyped-def]
+        for _ in range(PATIENCE):
+            if look(bell, 0) != heard:
+                return
+
+    return compiled("watch", types.void(INDICES, types.int64), kernel)
+
+
+@cache
 def worker_kernel(dtype: str) -> Callable[..., bool]:
-    """work(worker, claims, steps, tasks, stages, state, ...): runs tasks until none is left, then returns False; or
-    returns True where the stage of its claim must wait. Worker 0 is done when all others are, too.
+    """work(worker, bell, claims, steps, tasks, stages, state, ...): runs tasks until none is left, then returns False;
+    or returns True where the stage of its claim must wait. Worker 0 rings the bell, now that it does without Python's
+    lock, which who hears it takes first; and it is done when all others are, too.
 
     The rest are the transform length and what kernels get: the workspace, the filters of products, the planes of both
     operands and the result, bias and scale of the inverse; the addresses of the kernels; and where the worker's own
@@ -102,10 +118,12 @@ def worker_kernel(dtype: str) -> Callable[..., bool]:
     """
     real = getattr(types, dtype)
 
-    def kernel(worker, claims, steps, tasks, stages, state, T, space, filters, first, second, result, bias, scale, calls, own):  # type: ignore[no-untyped-def]  # noqa: E501
+    def kernel(worker, bell, claims, steps, tasks, stages, state, T, space, filters, first, second, result, bias, scale, calls, own):  # type: ignore[no-untyped-def]  # noqa: E501
         count, last = len(tasks) - 1, len(stages) - 1
         where = np.empty(steps.shape[1] - ARGUMENTS, np.int64)
         stage = 0
+        if worker == 0:
+            add_to(bell, 0, 1)
         while True:
             if claims[worker] < 0:
                 claims[worker] = add_to(state, 0, 1)
@@ -142,7 +160,7 @@ def worker_kernel(dtype: str) -> Callable[..., bool]:
 
     array, table = types.Array(real, 1, "C"), types.Array(types.int64, 2, "C")
     signature = types.boolean(
-        types.intp, INDICES, table, *[INDICES] * 3, types.intp, array, array, *[INDICES] * 3, array, real, INDICES,
-        types.intp,
+        types.intp, INDICES, INDICES, table, *[INDICES] * 3, types.intp, array, array, *[INDICES] * 3, array, real,
+        INDICES, types.intp,
     )  # fmt: skip
     return compiled(f"worker_{dtype}", signature, kernel)
