@@ -70,13 +70,14 @@ def positions(first, end):  # type: ignore[no-untyped-def]
 
 
 @njit
-def place_lanes(table, planes, block, channel, width, T):  # type: ignore[no-untyped-def]
-    """Fills the lane table of one task: `width` lanes of a block; returns where the rows begin and end that any of them
+def place_lanes(table, planes, block, channel, T):  # type: ignore[no-untyped-def]
+    """Fills the lane table of one task, all lanes of a block; returns where the rows begin and end that any of them
     has. An absent lane has none.
 
     What a mask leaves out of a load is not read, but where its address is no memory at all processors take hundreds of
     cycles to see that: absent rows have the address of a plane.
     """
+    width = len(table)
     unit, piece = block // planes[UNIT_BLOCKS], block % planes[UNIT_BLOCKS]
     begin = unit * planes[UNIT] + piece * width
     end = min(min(begin + width, (unit + 1) * planes[UNIT]), planes[LANES])
@@ -268,13 +269,11 @@ def put_sample(typing_context, address, value):  # type: ignore[no-untyped-def]
 
 
 @njit
-def rows_of_scratch(address, width, pitch, step, T):  # type: ignore[no-untyped-def]
-    """The lane table of rows in the scratch: whole rows of `width` lanes, `pitch` bytes apart, `step` to the next."""
-    table = np.zeros((width, LANE_SIZE), np.int64)
-    for q in range(width):
+def rows_of_scratch(table, address, pitch, step, T):  # type: ignore[no-untyped-def]
+    """Fills the lane table of whole rows in the scratch: of neighbours `pitch` bytes apart, `step` to the next row."""
+    for q in range(len(table)):
         table[q, ORIGIN], table[q, ROW_STEP] = address + q * pitch, step
         table[q, ROW_END], table[q, BITS], table[q, PLANE] = T, positions(0, T), address
-    return table
 
 
 @njit
@@ -354,11 +353,12 @@ def transform_kernel(dtype: str, T: int, real: bool, extent: int) -> Callable[..
     def kernel(lo, hi, space, scratch, planes, spectrum):  # type: ignore[no-untyped-def]
         table = np.zeros((SLOTS, LANE_SIZE), np.int64)
         direct = is_direct(planes, ITEM)
-        gathered = rows_of_scratch(space.ctypes.data + scratch * ITEM, SLOTS, T * ITEM, PITCH * ITEM, T)
+        gathered = np.zeros((SLOTS, LANE_SIZE), np.int64)
+        rows_of_scratch(gathered, space.ctypes.data + scratch * ITEM, T * ITEM, PITCH * ITEM, T)
         for task in range(lo, hi):
             block = spectrum[FIRST_BLOCK] + task // spectrum[CHANNELS]
             channel = spectrum[FIRST_CHANNEL] + task % spectrum[CHANNELS]
-            least, most = place_lanes(table, planes, block, channel, SLOTS, T)
+            least, most = place_lanes(table, planes, block, channel, T)
             for row in range(0, extent, ROWS):
                 at = scratch + row * PITCH
                 if row + ROWS <= least or row >= most:
@@ -398,7 +398,7 @@ def inverse_kernel(dtype: str, T: int, extent: int) -> Callable[..., None]:
         for task in range(lo, hi):
             block = spectrum[FIRST_BLOCK] + task // spectrum[CHANNELS]
             channel = spectrum[FIRST_CHANNEL] + task % spectrum[CHANNELS]
-            place_lanes(table, planes, block, channel, LINE, T)
+            place_lanes(table, planes, block, channel, T)
             bin, pitch, leap = spectrum[AT] + task * LINE, spectrum[BIN_PITCH], spectrum[ROW_PITCH]
             for kx in range(T):
                 source, target = bin + kx * pitch, scratch + kx * LINE
