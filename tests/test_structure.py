@@ -20,7 +20,7 @@ LAYERS = [
     ["plan"],
     ["explain", "tuning", "passes", "geometry", "options", "arrays"],
     ["cpu.engine", "cpu.model"],
-    ["cpu.worker", "cpu.program", "cpu.schedule", "cpu.threads"],
+    ["cpu.threads", "cpu.worker", "cpu.program", "cpu.schedule"],
     ["cpu.product", "cpu.fft2d", "cpu.butterfly", "cpu.vector", "cpu"],
     ["cache", "errors"],
 ]

@@ -15,7 +15,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..arrays import FLOATS
 from ..cache import address
 from . import fft2d, product, threads
 from .fft2d import buffer_size
@@ -59,15 +58,15 @@ class Operand(NamedTuple):
 
 
 @cache
-def kernels(work: Work, dtype: str) -> tuple[Kernel, Kernel, Kernel, Kernel]:
+def kernels(work: Work) -> tuple[Kernel, Kernel, Kernel, Kernel]:
     """The transforms of both operands, the product and the inverse, in the order of their numbers in a program."""
     first, second, result = work.extents
     multiply = product.weight_product_kernel if work.sums_lanes else product.product_kernel
     return (
-        fft2d.transform_kernel(dtype, work.T, False, first),
-        fft2d.transform_kernel(dtype, work.T, not work.sums_lanes, second),
-        multiply(dtype),
-        fft2d.inverse_kernel(dtype, work.T, result),
+        fft2d.transform_kernel(work.dtype, work.T, False, first),
+        fft2d.transform_kernel(work.dtype, work.T, not work.sums_lanes, second),
+        multiply(work.dtype),
+        fft2d.inverse_kernel(work.dtype, work.T, result),
     )
 
 
@@ -89,6 +88,7 @@ class Run:
     """
 
     program: Program
+    dtype: str
     workers: int
     kernels: tuple[Kernel, ...]
     T: int
@@ -113,7 +113,7 @@ class Run:
         bias: np.ndarray | None = None,
     ) -> "Run":
         """`second` is the weights, the spectrum of all weights, or for weight_grad the gradient of the output."""
-        dtype, images, at = FLOATS[space.dtype], (work.images, work.image_blocks), regions(work, schedule)
+        images, at = (work.images, work.image_blocks), regions(work, schedule)
         of_first = first.planes(*images, work.exchanged)
         if work.sums_lanes:
             of_result = result.planes_of_pairs(work.pair_lines)
@@ -127,13 +127,14 @@ class Run:
             filters, of_second = space, second.planes(*lanes, work.exchanged)
         return cls(
             program=program(work, schedule, spectral),
+            dtype=work.dtype,
             workers=schedule.workers,
-            kernels=kernels(work, dtype),
+            kernels=kernels(work),
             T=work.T,
             space=space,
             filters=filters,
             planes=(of_first, of_second, of_result),
-            bias=zeros(max(work.C, work.K), dtype) if bias is None else np.array(bias),
+            bias=zeros(max(work.C, work.K), work.dtype) if bias is None else np.array(bias),
             scale=space.dtype.type(1 / ((2 if work.sums_lanes else 1) * work.T**2)),
             own=at.workers,
             own_size=at.private,
@@ -144,16 +145,17 @@ class Run:
     def of_weights(cls, work: Work, weights: Operand, workers: int, space: np.ndarray) -> "Run":
         """The transform of all weights into a spectrum at the beginning of `space`."""
         planes = weights.planes(work.unit, work.unit_blocks)
-        kernel = fft2d.transform_kernel(str(space.dtype), work.T, True, work.extents[1])
+        kernel = fft2d.transform_kernel(work.dtype, work.T, True, work.extents[1])
         return cls(
             program=weights_program(work, workers),
+            dtype=work.dtype,
             workers=workers,
             kernels=(kernel,) * KERNELS,
             T=work.T,
             space=space,
             filters=space,
             planes=(planes,) * 3,
-            bias=zeros(1, str(space.dtype)),
+            bias=zeros(1, work.dtype),
             scale=space.dtype.type(1),
             own=work.all_weights().size,
             own_size=buffer_size(work.T, work.itemsize),
@@ -162,7 +164,7 @@ class Run:
 
     def __call__(self) -> None:
         """Run it in this thread and in helpers."""
-        run, calls = worker_kernel(FLOATS[self.space.dtype]), addresses(self.kernels)
+        run, calls = worker_kernel(self.dtype), addresses(self.kernels)
         steps, tasks, stages, most_at_once = self.program
         state, claims = np.zeros(len(stages), np.int64), np.full(self.workers, NO_CLAIM)
         arrays = self.space, self.filters, *self.planes, self.bias

@@ -93,6 +93,10 @@ class Work:
     exchanged: bool = False  # a weight_grad that runs as the forward pass of N = C images, C = N * segments channels
 
     @property
+    def dtype(self) -> str:
+        return f"float{8 * self.itemsize}"
+
+    @property
     def lanes(self) -> int:
         return lanes(self.itemsize)
 
