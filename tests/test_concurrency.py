@@ -100,6 +100,37 @@ def test_one_plan_and_one_spectral_weight_in_many_threads() -> None:
             assert_same(result, want, "forward")
 
 
+def test_helpers_keep_no_arrays() -> None:
+    """Those of the last call are freed with their last name, at the latest when a helper looks up from its work."""
+    run("""
+        import weakref
+        import numpy as np
+        from numba_fftconv import conv2d
+        x = np.ones((17, 8, 14, 14), np.float32)
+        held = weakref.ref(x)
+        for _ in range(20):
+            conv2d(x, np.ones((24, 8, 3, 3), np.float32))
+        del x
+        end = time.monotonic() + 5
+        while held() is not None and time.monotonic() < end:
+            time.sleep(0.001)
+        assert held() is None
+    """, NUMBA_NUM_THREADS="4")
+
+
+def test_helpers_that_sleep_are_woken() -> None:
+    """A pause is longer than they watch for the next call; the bell of a call that needs none of them wakes nobody."""
+    run("""
+        from numba_fftconv.cpu import threads
+        want, count = bits(), threading.active_count()
+        for pause in (0, 0.001, 0.02) * 5:
+            time.sleep(pause)
+            threads.bell()[0] += 1
+            assert bits() == want
+        assert threading.active_count() == count
+    """, NUMBA_NUM_THREADS="2")
+
+
 def test_the_cache_is_cleared_while_others_run() -> None:
     run("""
         from numba_fftconv import clear_cache
