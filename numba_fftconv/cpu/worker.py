@@ -109,8 +109,8 @@ def watch_kernel() -> Callable[[np.ndarray, int], None]:
 @cache
 def worker_kernel(dtype: str) -> Callable[..., bool]:
     """work(worker, bell, claims, steps, tasks, stages, state, ...): runs tasks until none is left, then returns False;
-    or returns True where the stage of its claim must wait. Worker 0 rings the bell, now that it does without Python's
-    lock, which who hears it takes first; and it is done when all others are, too.
+    or returns True where the stage of its claim must wait. Worker 0 begins with a ring of the bell: by then it has let
+    go of Python's lock, which a helper that hears it needs. It is done when all others are, too.
 
     The rest are the transform length and what kernels get: the workspace, the filters of products, the planes of both
     operands and the result, bias and scale of the inverse; the addresses of the kernels; and where the worker's own
