@@ -119,15 +119,21 @@ def test_helpers_keep_no_arrays() -> None:
 
 
 def test_helpers_that_sleep_are_woken() -> None:
-    """A pause is longer than they watch for the next call; the bell of a call that needs none of them wakes nobody."""
+    """A pause is longer than they watch for the next call, or a bell without a job has made them look up."""
     run("""
         from numba_fftconv.cpu import threads
-        want, count = bits(), threading.active_count()
+        begun = threading.Event()
+        def work(worker):
+            if worker > 0:
+                begun.set()
+            else:
+                threads.bell()[0] += 1
+                assert begun.wait(5), "no helper has begun"
         for pause in (0, 0.001, 0.02) * 5:
             time.sleep(pause)
             threads.bell()[0] += 1
-            assert bits() == want
-        assert threading.active_count() == count
+            begun.clear()
+            threads.together(work, 2)
     """, NUMBA_NUM_THREADS="2")
 
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from strategies import PASSES, Problem, call, poisoned, problems
 
 from numba_fftconv import ConvPlan, WorkspaceError, clear_cache, conv2d, conv2d_input_grad, passes
-from numba_fftconv.cpu.schedule import schedules, workspace_bytes
+from numba_fftconv.cpu.schedule import Work, schedules, workspace_bytes
 from numba_fftconv.tuning import cpu_works
 
 LAYERS = [
@@ -163,15 +163,31 @@ def test_chunks(problem: Problem) -> None:
         assert_same(plan.input_grad(a.dy, spectral), want["input_grad"], "input_grad of a SpectralWeight")
 
 
+def works(problem: Problem, name: str) -> list[Work]:
+    """A pass in each kind of lanes that it can have."""
+    plan = problem.plan()
+    return cpu_works(plan.geometry, np.dtype(plan.dtype).itemsize, plan.fft_size, passes.PASSES[name])
+
+
+def test_the_schedules_are_of_every_way() -> None:
+    """Below, weight_grad runs in chunks with images in the lanes and with channels, and so do all orders."""
+    cut = {
+        (name, work.exchanged, schedule.order)
+        for problem in CHUNKED for name in PASSES for work in works(problem, name) for schedule in schedules(work, 2)
+        if schedule.chunk < work.image_blocks
+    }
+    ways = {("weight_grad", False, "staged"), ("weight_grad", True, "by_outputs"), ("forward", False, "by_outputs")}
+    assert ways <= cut
+
+
 @EACH_CHUNKED
 @pytest.mark.parametrize("name", PASSES)
 def test_every_schedule(problem: Problem, name: str) -> None:
     """Also those that the cost model chooses on no processor or for no limit."""
     plan, a = problem.plan(), problem.arrays()
     chosen = plan.choice.by_pass[name]
-    works = cpu_works(plan.geometry, np.dtype(plan.dtype).itemsize, plan.fft_size, passes.PASSES[name])
-    assert chosen.work in works
-    for work in works:
+    assert chosen.work in works(problem, name)
+    for work in works(problem, name):
         results = {call(plan, a, name).tobytes()} if work == chosen.work else set()
         for schedule in schedules(work, threads=2):
             choice = chosen._replace(work=work, schedule=schedule, workspace=workspace_bytes(work, schedule))
