@@ -1,0 +1,557 @@
+"""Planes to spectra and back: batched two-dimensional real transforms, frequency-major.
+
+    X[f, p] = 2 sum_{r,j} x[p, r, j] e^(-2 pi i (ky r + kx j) / T),    f = (ky, kx) one of T*T/2 + 2 compact bins
+    y[p, r, j] = scale * (sum over all bins of X[f, p] e^(+2 pi i (ky r + kx j) / T)) + bias[c] + beta * y[p, r, j]
+
+Spectra are stored doubled: two planes travel as real and imaginary part of one complex plane, and the halves of
+A = (Z[k] + conj Z[-k])/2 and B = (Z[k] - conj Z[-k])/2i, which take them apart, are left to the scale of the inverse.
+
+A block takes B consecutive planes with T*B/2 threads. Each thread makes one transform of length T in registers per
+phase; there are two phases with one barrier between them:
+
+    transform   columns: thread = (column j, planes 2q and 2q+1), lane = j      -> tile in shared memory
+                rows:    thread = (row ky < T/2, plane b), lane = b             -> spectrum
+    inverse     rows, then columns: the mirror image
+
+So lanes are neighbouring columns where planes are read, and neighbouring planes where bins are written: both sides move
+whole sectors, and the transposition to frequency-major costs no pass of its own. The thread of a column holds all its
+ky, which makes the split of the two planes four additions per ky. Of a real column the frequencies ky = 0 and ky = T/2
+are real: they travel as real and imaginary part of one row, so the tile has T/2 rows, T*T/2 values a plane.
+
+Plane p of a launch is channel c = p mod channels of row m = first + p div channels; m counts (outer index, segment). A
+PlaneMap (geometry.py) of each axis says which position of the tile holds which sample: sample i is at position t where
+t + start + g*advance == i*spacing. Padding, stride, dilation and overlap-save windows are these few integers.
+
+Bytes of a plane: 4*h*w of samples, 8*(T*T/2 + 2) of bins. Example: T = 32, B = 8: 128 threads and a tile of 33 KB; a
+thread loads 64 samples, 66 at most of its values are bins, and about 960 instructions are floating point.
+
+Source: Vasilache et al., Fast convolutional nets with fbfft (arXiv 1412.7580), whose data layout this is.
+"""
+
+from functools import cache
+from typing import Any, NamedTuple
+
+import numpy as np
+from numba import complex64, cuda, int32, int64, types, uint32, uint64
+
+from .butterfly import factors, make_fft
+from .intrinsics import distance_f32, load_c64, load_f32, place_f32, store_c64, store_f32
+from .toolchain import COMPLEXES, REALS, Kernel, device_function, namedtuple_type
+
+
+class Planes(NamedTuple):
+    """The planes of a launch; all uint32."""
+
+    count: int  # type: ignore[assignment]  # planes of this launch
+    first: int  # number m of the row that plane 0 of this launch belongs to
+    channels: int
+    height: int  # samples of a plane
+    width: int
+    segments_down: int
+    segments_across: int
+    has_bias: int = 0  # the inverse alone reads it
+
+
+class Strides(NamedTuple):
+    """Distances between neighbours, in elements; all int64. Those of the real array may have any sign."""
+
+    outer: int
+    channel: int
+    row: int
+    column: int
+    pitch: int  # from a bin to the next
+
+
+class AxisMap(NamedTuple):
+    """PlaneMap.numbers; all int32. Samples times spacing stay below 2**31."""
+
+    start: int
+    advance: int
+    spacing: int
+    first: int
+    limit: int
+
+
+class Epilogue(NamedTuple):
+    """y = scale*t + bias + beta*y, both float32; 1/(2*T*T) as scale makes the inverse of `transform`."""
+
+    scale: float
+    beta: float
+
+
+# ---- the order of bins, the tile and the shape of a block: integers --------------------------------------------------
+
+
+def bins(T: int) -> int:
+    """Compact bins of a plane: half of all, and the four that are their own conjugates twice."""
+    return T * T // 2 + 2
+
+
+def bin_order(T: int) -> np.ndarray:
+    """(ky, kx) of every bin: rows 0 and T/2 as far as kx = T/2, then the rows between at full length."""
+    H = T // 2
+    edges = [(ky, kx) for ky in (0, H) for kx in range(H + 1)]
+    return np.array(edges + [(ky, kx) for ky in range(1, H) for kx in range(T)])
+
+
+def first_bin(T: int, ky: int) -> int:
+    """Where row ky of the half spectrum begins."""
+    H = T // 2
+    return {0: 0, H: H + 1}.get(ky, ky * T + 2)
+
+
+def tile_width(T: int, half: bool) -> int:
+    """Columns of the tile: those that can hold samples."""
+    return T // 2 if half else T
+
+
+class Layout(NamedTuple):
+    """Strides of the tile sS[plane][row][column], in complex values."""
+
+    row: int
+    plane: int
+
+
+def layout(T: int, B: int, half: bool = False) -> Layout:
+    """The strides of the tile that spare bank conflicts.
+
+    Shared memory serves half a warp of 8-byte accesses at once if they meet 16 different bank pairs. A column phase
+    reads 16 neighbours of one row. A row phase reads 16 planes, which differ modulo 16 if the plane stride is odd; or B
+    planes of m = 16/B rows, which do if the row stride is odd and the plane stride is m times an odd number.
+    """
+    m = max(1, 16 // B)
+    width = tile_width(T, half)
+    row = width if m == 1 else width | 1
+    plane = T // 2 * row
+    return Layout(row, plane + (m - plane) % (2 * m))
+
+
+def shared_bytes(T: int, B: int, half: bool = False) -> int:
+    """Dynamic shared memory of a block."""
+    return 8 * B * layout(T, B, half).plane
+
+
+def tile_planes(T: int, most_shared: int) -> int:
+    """B, the planes of a block.
+
+    A bin is written in runs of 8*B bytes, of which a sector of memory takes 32 and a line 128; 128 threads are enough
+    to fill a multiprocessor evenly; a tile beyond 48 KB needs the driver's leave. Halved until the tile fits.
+    """
+    B = 32 if T <= 8 else 16 if T <= 24 else 8 if T <= 48 else 4
+    while B > 2 and shared_bytes(T, B) > most_shared:
+        B //= 2
+    return B
+
+
+def launch_grid(count: int, B: int) -> tuple[int, int, int]:
+    """Blocks for so many planes."""
+    return -(-count // B), 1, 1
+
+
+def least_blocks(T: int, B: int, spaced: bool = False) -> int:
+    """Blocks of T*B/2 threads that a multiprocessor shall hold at once, from which the compiler has its registers.
+
+    A column takes 2 T registers; addresses, twiddles and predicates take some more, most where butterflies are large. A
+    multiprocessor has 65536, and gives them to four warps at a time, in steps of 8 a thread.
+    """
+    more = (16 if T <= 32 else 32) + (16 if spaced else 0) + (8 if factors(T)[0] > 2 else 0)
+    registers = -(-(2 * T + more) // 8) * 8
+    warps = -(-T * B // 256) * 4
+    return max(1, min(32, 65536 // (32 * warps * registers)))
+
+
+# ---- device functions: where samples lie -----------------------------------------------------------------------------
+
+
+@device_function
+def place(planes: Any, p: Any) -> Any:
+    """Plane p of the launch as (outer index, segment down, segment across, channel).
+
+    A divisor that is seen to be positive spares the branch for division by zero, a product the second division.
+    """
+    channels = max(uint32(planes.channels), uint32(1))
+    across = max(uint32(planes.segments_across), uint32(1))
+    down = max(uint32(planes.segments_down), uint32(1))
+    row = uint32(p // channels)
+    m = uint32(row + uint32(planes.first))
+    segments = uint32(m // across)
+    n = uint32(segments // down)
+    return n, uint32(segments - n * down), uint32(m - segments * across), uint32(p - row * channels)
+
+
+@device_function
+def next_place(planes: Any, n: Any, down: Any, across: Any, c: Any) -> Any:
+    """The place of plane p + 1, from that of plane p: a counter of four digits."""
+    c = uint32(c + uint32(1))
+    if c == planes.channels:
+        c = uint32(0)
+        across = uint32(across + uint32(1))
+    if across == planes.segments_across:
+        across = uint32(0)
+        down = uint32(down + uint32(1))
+    if down == planes.segments_down:
+        down = uint32(0)
+        n = uint32(n + uint32(1))
+    return n, down, across, c
+
+
+@cache
+def make_axis(spaced: bool) -> Any:
+    """The device functions (find_column, holds, past) that walk down a column of a tile.
+
+    A walk is (at, end, offset): `at` the next position of a sample, `end` the end of those that do, `offset` the
+    index of the sample in its array, soon a place (intrinsics.py). Where spacing is 1 all positions from `at` to `end`
+    hold one, `at` stays, and the place moves on from position 0 of the tile, whether there is a sample or not.
+    """
+
+    @device_function
+    def find_column(
+        planes: Any, strides: Any, rows: Any, columns: Any, n: Any, down: Any, across: Any, c: Any, j: Any, valid: Any
+    ) -> Any:
+        """The walk down column j of a plane; empty if the plane is not valid or holds no samples there."""
+        left = int32(int32(across) * columns.advance + columns.start)
+        x = int32(int32(j) + left)
+        held = valid and x >= int32(0) and int32(j) >= columns.first and int32(j) < columns.limit
+        if spaced:
+            sample = int32(uint32(x) // uint32(columns.spacing))
+            held = held and int32(sample * columns.spacing) == x
+            x = sample
+        held = held and x < int32(planes.width)
+
+        top = int32(int32(down) * rows.advance + rows.start)
+        at = max(int32(rows.first), int32(-top))
+        y = top
+        if spaced:
+            y = int32((uint32(at + top) + uint32(rows.spacing - int32(1))) // uint32(rows.spacing))
+            at = int32(y * rows.spacing - top)
+            end = min(int32(rows.limit), int32((int32(planes.height) - int32(1)) * rows.spacing - top + int32(1)))
+        else:
+            end = min(int32(rows.limit), int32(int32(planes.height) - top))
+        end = end if held else int32(0)
+        offset = int64(n) * strides.outer + int64(c) * strides.channel
+        offset += int64(y) * strides.row + int64(x) * strides.column
+        return at, end, uint64(offset)
+
+    @device_function
+    def holds(r: Any, at: Any, end: Any) -> Any:
+        """Whether position r holds a sample."""
+        if spaced:
+            return int32(r) == at and int32(r) < end
+        return int32(r) >= at and int32(r) < end
+
+    @device_function
+    def past(r: Any, at: Any, g: Any, spacing: Any, row: Any) -> Any:
+        """The next (at, place) once position r is done."""
+        if spaced:
+            if int32(r) == at:
+                return int32(at + spacing), uint64(g + row)
+            return at, g
+        return at, uint64(g + row)
+
+    return find_column, holds, past
+
+
+@cache
+def make_column_access(T: int, half: bool, spaced: bool, accumulate: bool = False) -> Any:
+    """The device functions (load_column, store_column) between the planes of an array and a column in registers.
+
+    Any thread calls them alone: no barrier, no shared memory.
+
+    load_column(z, gx, planes, strides, rows, columns, p, j)
+        z[r] = sample of column j of plane p, plus i times that of plane p + 1; zero where there is none. All 2 T loads
+        are predicated and independent.
+    store_column(z, gy, gbias, planes, strides, rows, columns, epilogue, p, j)
+        The inverse: writes the samples that there are and touches nothing else. Only with `accumulate` is y read, and
+        beta with it.
+    """
+    find_column, holds, past = make_axis(spaced)
+    LENGTH, HEIGHT = np.uint64(T), np.uint64(T // 2 if half else T)
+    ZERO = np.float32(0)
+
+    @device_function
+    def pair(planes: Any, strides: Any, rows: Any, columns: Any, p: Any, j: Any) -> Any:
+        """The walks down column j of planes p and p + 1, and their channels."""
+        n, down, across, c = place(planes, p)
+        at0, end0, o0 = find_column(planes, strides, rows, columns, n, down, across, c, j, p < planes.count)
+        n, down, across, d = next_place(planes, n, down, across, c)
+        other = uint32(p + uint32(1)) < planes.count
+        at1, end1, o1 = find_column(planes, strides, rows, columns, n, down, across, d, j, other)
+        return at0, end0, o0, c, at1, end1, o1, d
+
+    @device_function
+    def load_column(z: Any, gx: Any, planes: Any, strides: Any, rows: Any, columns: Any, p: Any, j: Any) -> None:
+        at0, end0, o0, _, at1, end1, o1, _ = pair(planes, strides, rows, columns, p, j)
+        row = distance_f32(uint64(int64(strides.row)))
+        spacing = int32(rows.spacing)
+        g0 = place_f32(gx, o0)
+        g1 = place_f32(gx, o1)
+        for r in range(HEIGHT):
+            a = ZERO
+            b = ZERO
+            if holds(r, at0, end0):
+                a = load_f32(gx, g0)
+            if holds(r, at1, end1):
+                b = load_f32(gx, g1)
+            at0, g0 = past(r, at0, g0, spacing, row)
+            at1, g1 = past(r, at1, g1, spacing, row)
+            z[r] = complex(a, b)
+        for r in range(HEIGHT, LENGTH):
+            z[r] = complex(ZERO, ZERO)
+
+    @device_function
+    def store_column(
+        z: Any, gy: Any, gbias: Any, planes: Any, strides: Any, rows: Any, columns: Any, epilogue: Any, p: Any, j: Any
+    ) -> None:
+        start0, end0, o0, c, start1, end1, o1, d = pair(planes, strides, rows, columns, p, j)
+        row = distance_f32(uint64(int64(strides.row)))
+        spacing = int32(rows.spacing)
+        scale = epilogue.scale
+        beta = epilogue.beta
+        bias0 = ZERO
+        bias1 = ZERO
+        if planes.has_bias != uint32(0):
+            bias0 = gbias[uint64(c)]
+            bias1 = gbias[uint64(d)]
+        for r in range(HEIGHT):
+            z[r] = complex(scale * z[r].real + bias0, scale * z[r].imag + bias1)
+
+        if accumulate:  # a loop of its own, so that no load waits for a store
+            at0, g0, at1, g1 = start0, place_f32(gy, o0), start1, place_f32(gy, o1)
+            for r in range(HEIGHT):
+                a = ZERO
+                b = ZERO
+                if holds(r, at0, end0):
+                    a = load_f32(gy, g0)
+                if holds(r, at1, end1):
+                    b = load_f32(gy, g1)
+                at0, g0 = past(r, at0, g0, spacing, row)
+                at1, g1 = past(r, at1, g1, spacing, row)
+                z[r] = complex(z[r].real + beta * a, z[r].imag + beta * b)
+
+        at0, g0, at1, g1 = start0, place_f32(gy, o0), start1, place_f32(gy, o1)
+        for r in range(HEIGHT):
+            if holds(r, at0, end0):
+                store_f32(gy, g0, z[r].real)
+            if holds(r, at1, end1):
+                store_f32(gy, g1, z[r].imag)
+            at0, g0 = past(r, at0, g0, spacing, row)
+            at1, g1 = past(r, at1, g1, spacing, row)
+
+    return load_column, store_column
+
+
+# ---- device functions: the tile and the spectrum ---------------------------------------------------------------------
+
+
+class TileAccess(NamedTuple):
+    """Device functions between registers, the tile in shared memory and the spectrum in global memory.
+
+    All are called by the T*B/2 threads of a block, none synchronises: a barrier stands between the functions that
+    write the tile and those that read it. sS is the block's tile of shared_bytes(T, B, half), z a local array of T.
+
+    column_to_tile(z, sS, pair, column): takes the transformed columns of planes 2*pair and 2*pair + 1 apart.
+    tile_to_row(sS, z, plane, row): row ky of a plane; ky = 0 stands for row 0 plus i times row T/2.
+    row_to_spectrum(z, gX, pitch, p, row): stores the transformed row as column p of a spectrum.
+    spectrum_to_row, row_to_tile, tile_to_column: the mirror images, with the same arguments.
+    """
+
+    column_to_tile: Any
+    tile_to_row: Any
+    row_to_spectrum: Any
+    spectrum_to_row: Any
+    row_to_tile: Any
+    tile_to_column: Any
+
+
+@cache
+def make_tile_access(T: int, B: int, half: bool) -> TileAccess:
+    """The device functions of a tile of B planes; with `half` its columns from T/2 on are zero or not wanted."""
+    HALF_LENGTH, LENGTH, WIDTH = np.uint64(T // 2), np.uint64(T), np.uint64(tile_width(T, half))
+    ROW, PLANE = map(np.uint64, layout(T, B, half))
+    MIDDLE_ROW, SECOND_ROW = np.uint64(first_bin(T, T // 2)), np.uint64(2)
+    NONE, ONE = np.uint64(0), np.uint64(1)
+    ZERO, HALF, TWO = np.float32(0), np.float32(0.5), np.float32(2)
+
+    @device_function
+    def column_to_tile(z: Any, sS: Any, pair: Any, column: Any) -> None:
+        a = uint64(pair) * (PLANE + PLANE) + uint64(column)
+        b = a + PLANE
+        u = z[NONE]
+        v = z[HALF_LENGTH]
+        sS[a] = complex(TWO * u.real, TWO * v.real)
+        sS[b] = complex(TWO * u.imag, TWO * v.imag)
+        for k in range(ONE, HALF_LENGTH):
+            u = z[k]
+            v = z[LENGTH - k]
+            sS[a + k * ROW] = complex(u.real + v.real, u.imag - v.imag)
+            sS[b + k * ROW] = complex(u.imag + v.imag, v.real - u.real)
+
+    @device_function
+    def tile_to_column(sS: Any, z: Any, pair: Any, column: Any) -> None:
+        a = uint64(pair) * (PLANE + PLANE) + uint64(column)
+        b = a + PLANE
+        u = sS[a]
+        v = sS[b]
+        z[NONE] = complex(u.real, v.real)
+        z[HALF_LENGTH] = complex(u.imag, v.imag)
+        for k in range(ONE, HALF_LENGTH):
+            u = sS[a + k * ROW]
+            v = sS[b + k * ROW]
+            z[k] = complex(u.real - v.imag, u.imag + v.real)
+            z[LENGTH - k] = complex(u.real + v.imag, v.real - u.imag)
+
+    @device_function
+    def tile_to_row(sS: Any, z: Any, plane: Any, row: Any) -> None:
+        s = uint64(plane) * PLANE + uint64(row) * ROW
+        for i in range(WIDTH):
+            z[i] = sS[s + i]
+        for i in range(WIDTH, LENGTH):
+            z[i] = complex(ZERO, ZERO)
+
+    @device_function
+    def row_to_tile(z: Any, sS: Any, plane: Any, row: Any) -> None:
+        s = uint64(plane) * PLANE + uint64(row) * ROW
+        for i in range(WIDTH):
+            sS[s + i] = z[i]
+
+    @device_function
+    def row_to_spectrum(z: Any, gX: Any, pitch: Any, p: Any, row: Any) -> None:
+        step = uint64(int64(pitch))
+        f = uint64(p)
+        if row == uint32(0):  # z = row 0 + i row T/2, each its own mirror image
+            g = f + step * MIDDLE_ROW
+            store_c64(gX, f, complex(z[NONE].real, ZERO))
+            store_c64(gX, g, complex(z[NONE].imag, ZERO))
+            for i in range(ONE, HALF_LENGTH):
+                f += step
+                g += step
+                u = z[i]
+                v = z[LENGTH - i]
+                store_c64(gX, f, complex(HALF * (u.real + v.real), HALF * (u.imag - v.imag)))
+                store_c64(gX, g, complex(HALF * (u.imag + v.imag), HALF * (v.real - u.real)))
+            store_c64(gX, f + step, complex(z[HALF_LENGTH].real, ZERO))
+            store_c64(gX, g + step, complex(z[HALF_LENGTH].imag, ZERO))
+        else:
+            f += step * (uint64(row) * LENGTH + SECOND_ROW)
+            for i in range(LENGTH):
+                store_c64(gX, f, z[i])
+                f += step
+
+    @device_function
+    def spectrum_to_row(gX: Any, z: Any, pitch: Any, p: Any, row: Any) -> None:
+        step = uint64(int64(pitch))
+        f = uint64(p)
+        if row == uint32(0):
+            g = f + step * MIDDLE_ROW
+            z[NONE] = complex(load_c64(gX, f).real, load_c64(gX, g).real)
+            for i in range(ONE, HALF_LENGTH):
+                f += step
+                g += step
+                u = load_c64(gX, f)
+                v = load_c64(gX, g)
+                z[i] = complex(u.real - v.imag, u.imag + v.real)
+                z[LENGTH - i] = complex(u.real + v.imag, v.real - u.imag)
+            z[HALF_LENGTH] = complex(load_c64(gX, f + step).real, load_c64(gX, g + step).real)
+        else:
+            f += step * (uint64(row) * LENGTH + SECOND_ROW)
+            for i in range(LENGTH):
+                z[i] = load_c64(gX, f)
+                f += step
+
+    return TileAccess(column_to_tile, tile_to_row, row_to_spectrum, spectrum_to_row, row_to_tile, tile_to_column)
+
+
+# ---- the two kernels -------------------------------------------------------------------------------------------------
+
+_LAYOUT_ARGUMENTS = (
+    namedtuple_type(Planes, types.uint32),
+    namedtuple_type(Strides, types.int64),
+    namedtuple_type(AxisMap, types.int32),
+    namedtuple_type(AxisMap, types.int32),
+)
+
+
+def _name(what: str, T: int, B: int, half: bool, spaced: bool) -> str:
+    return f"{what}_t{T}_b{B}" + ("_half" if half else "") + ("_spaced" if spaced else "")
+
+
+@cache
+def transform_kernel(T: int, B: int, half: bool = False, spaced: bool = False) -> Kernel:
+    """The kernel transform(gx, gX, planes, strides, rows, columns) of B planes a block.
+
+    half: on neither axis does a position from T/2 on hold a sample. spaced: samples may lie apart.
+    """
+    WIDTH, PLANES = np.uint32(tile_width(T, half)), np.uint32(B)
+    PAIRS = np.uint32(B // 2)
+    load_column, _ = make_column_access(T, half, spaced)
+    tile = make_tile_access(T, B, half)
+    column_to_tile, tile_to_row, row_to_spectrum = tile.column_to_tile, tile.tile_to_row, tile.row_to_spectrum
+    fft = make_fft(T, -1)
+
+    def transform(gx: Any, gX: Any, planes: Any, strides: Any, rows: Any, columns: Any) -> None:
+        sS = cuda.shared.array(0, complex64)
+        z = cuda.local.array(T, complex64)
+        t = uint32(cuda.threadIdx.x)
+        p = uint32(uint32(cuda.blockIdx.x) * PLANES)
+
+        column = uint32(t % WIDTH)
+        pair = uint32(t // WIDTH)
+        if not half or pair < PAIRS:
+            load_column(z, gx, planes, strides, rows, columns, uint32(p + pair + pair), column)
+            fft(z)
+            column_to_tile(z, sS, pair, column)
+        cuda.syncthreads()  # all columns are written before a row is read
+
+        plane = uint32(t % PLANES)
+        row = uint32(t // PLANES)
+        tile_to_row(sS, z, plane, row)
+        fft(z)
+        p = uint32(p + plane)
+        if p < planes.count:
+            row_to_spectrum(z, gX, strides.pitch, p, row)
+
+    signature = (REALS, COMPLEXES, *_LAYOUT_ARGUMENTS)
+    name = _name("transform", T, B, half, spaced)
+    return Kernel(name, transform, signature, T * B // 2, shared_bytes(T, B, half), least_blocks(T, B, spaced))
+
+
+@cache
+def inverse_kernel(T: int, B: int, half: bool = False, spaced: bool = False, accumulate: bool = False) -> Kernel:
+    """The kernel inverse(gX, gy, gbias, planes, strides, rows, columns, epilogue), the mirror image of `transform`.
+
+    accumulate: beta counts; else it is taken as 0, and y is not read.
+    """
+    WIDTH, PLANES = np.uint32(tile_width(T, half)), np.uint32(B)
+    PAIRS = np.uint32(B // 2)
+    _, store_column = make_column_access(T, half, spaced, accumulate)
+    tile = make_tile_access(T, B, half)
+    spectrum_to_row, row_to_tile, tile_to_column = tile.spectrum_to_row, tile.row_to_tile, tile.tile_to_column
+    fft = make_fft(T, +1)
+
+    def inverse(
+        gX: Any, gy: Any, gbias: Any, planes: Any, strides: Any, rows: Any, columns: Any, epilogue: Any
+    ) -> None:
+        sS = cuda.shared.array(0, complex64)
+        z = cuda.local.array(T, complex64)
+        t = uint32(cuda.threadIdx.x)
+        p = uint32(uint32(cuda.blockIdx.x) * PLANES)
+
+        plane = uint32(t % PLANES)
+        row = uint32(t // PLANES)
+        last = uint32(planes.count - uint32(1))  # what stands for planes that are not: their results go nowhere
+        spectrum_to_row(gX, z, strides.pitch, min(uint32(p + plane), last), row)
+        fft(z)
+        row_to_tile(z, sS, plane, row)
+        cuda.syncthreads()  # all rows are written before a column is read
+
+        column = uint32(t % WIDTH)
+        pair = uint32(t // WIDTH)
+        if not half or pair < PAIRS:
+            tile_to_column(sS, z, pair, column)
+            fft(z)
+            p = uint32(p + pair + pair)
+            store_column(z, gy, gbias, planes, strides, rows, columns, epilogue, p, column)
+
+    signature = (COMPLEXES, REALS, REALS, *_LAYOUT_ARGUMENTS, namedtuple_type(Epilogue, types.float32))
+    name = _name("inverse", T, B, half, spaced) + ("_accumulate" if accumulate else "")
+    return Kernel(name, inverse, signature, T * B // 2, shared_bytes(T, B, half), least_blocks(T, B, spaced))

@@ -1,0 +1,109 @@
+"""Random problems for the product kernels, laid out as the engine lays spectra out, and their definition in complex128.
+
+Between the end of a bin and its pitch lies NaN: a kernel that reads it shows in the result, one that writes it in
+`check`. So does an element of Y that nobody wrote.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from numba_fftconv.cuda.product import Pitches, Shape
+
+NAN = np.complex64(complex(np.nan, np.nan))
+TOLERANCE = 3e-7  # of the largest sum of magnitudes
+
+
+def bins_of(values: np.ndarray, gap: int) -> np.ndarray:
+    """[bin][row][column] as a flat array with a gap of NaN behind every bin."""
+    flat = np.full((len(values), values[0].size + gap), NAN, np.complex64)
+    flat[:, : values[0].size] = values.reshape(len(values), -1)
+    return flat.reshape(-1)
+
+
+def random(rng: np.random.Generator, *shape: int) -> np.ndarray:
+    return (rng.standard_normal(shape) + 1j * rng.standard_normal(shape)).astype(np.complex64)
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One product a bin and group; `gap` complex values of nothing behind each bin."""
+
+    pass_name: str
+    rows: int
+    columns: int
+    depth: int
+    bins: int = 1
+    groups: int = 1
+    gap: int = 0
+    accumulate: bool = False
+
+    @property
+    def extents(self) -> tuple[tuple[int, int], tuple[int, int], tuple[int, int]]:
+        """Rows and columns of A, B and Y."""
+        m, n, k, g = self.rows, self.columns, self.depth, self.groups
+        return {
+            "forward": ((m, g * k), (g * n, k), (m, g * n)),
+            "input_grad": ((m, g * k), (g * k, n), (m, g * n)),
+            "weight_grad": ((k, g * m), (k, g * n), (g * m, n)),
+        }[self.pass_name]
+
+    @property
+    def shape(self) -> Shape:
+        (_, lda), (_, ldb), (_, ldy) = self.extents
+        return Shape(self.rows, self.columns, self.depth, lda, ldb, ldy, self.groups, int(self.accumulate))
+
+    @property
+    def pitches(self) -> Pitches:
+        return Pitches(*(rows * columns + self.gap for rows, columns in self.extents))
+
+    def arrays(self, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """A, B and what Y holds before, each [bin][row][column]; Y is NaN where it is not added to."""
+        rng = np.random.default_rng(seed)
+        a, b, y = (random(rng, self.bins, *extent) for extent in self.extents)
+        return a, b, y if self.accumulate else np.full_like(y, NAN)
+
+    def groups_of(self, *arrays: np.ndarray) -> Iterator[list[np.ndarray]]:
+        """Each group's part of A, B and Y."""
+        a_axis, b_axis, y_axis = {"forward": (2, 1, 2), "input_grad": (2, 1, 2), "weight_grad": (2, 2, 1)}[
+            self.pass_name
+        ]
+        axes = (a_axis, b_axis, y_axis)
+        yield from (
+            list(x)
+            for x in zip(*(np.split(x, self.groups, axis) for x, axis in zip(arrays, axes, strict=False)), strict=True)
+        )
+
+    def expected(self, a: np.ndarray, b: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The definition, and the sum of magnitudes that its error is measured by."""
+        values, sizes = np.zeros(y.shape, complex), np.zeros(y.shape)
+        equation = {"forward": "fmc,fkc->fmk", "input_grad": "fmk,fkc->fmc", "weight_grad": "fmk,fmc->fkc"}[
+            self.pass_name
+        ]
+        for x, w, value, size in zip(
+            *(
+                [part[i] for part in self.groups_of(*operands)]
+                for i, operands in ((0, (a, b, y)), (1, (a, b, y)), (2, (a, b, values)), (2, (a, b, sizes)))
+            ),
+            strict=True,
+        ):
+            x, w = x.astype(complex), w.astype(complex)
+            if self.pass_name == "forward":
+                w = w.conj()
+            if self.pass_name == "weight_grad":
+                x = x.conj()
+            value[...] = np.einsum(equation, x, w) / 2
+            size[...] = np.einsum(equation, abs(x), abs(w)) / 2
+        if self.accumulate:
+            values, sizes = values + y, sizes + abs(y)
+        return values, sizes
+
+    def check(self, got: np.ndarray, a: np.ndarray, b: np.ndarray, y: np.ndarray) -> None:
+        """A flat result with its gaps against the definition."""
+        bins = got.reshape(self.bins, -1)
+        inside = y[0].size
+        assert np.isnan(bins[:, inside:]).all(), f"{self}: written between the bins"
+        values, sizes = self.expected(a, b, y)
+        error = abs(bins[:, :inside].reshape(y.shape) - values).max() / sizes.max()
+        assert error < TOLERANCE, f"{self}: error {error:.2e} of the sum of magnitudes"

@@ -1,0 +1,24 @@
+"""Tests of kernels as plain Python: collected only under NUMBA_ENABLE_CUDASIM=1, as tests/test_simulator.py runs them.
+
+A test that names the fixture `order` runs twice: with lanes in the order of their numbers, and in a drawn order that
+shows a missing barrier. Each test starts with the scheduler in its own order.
+"""
+
+import pytest
+
+from numba_fftconv.cuda.toolchain import SIMULATED
+
+collect_ignore_glob = [] if SIMULATED else ["test_*.py"]
+
+
+@pytest.fixture(scope="module", params=[None, 20261125], ids=["in_order", "permuted"])
+def order(request: pytest.FixtureRequest) -> int | None:
+    """The seed of the order of lanes."""
+    return request.param
+
+
+@pytest.fixture(autouse=True)
+def _scheduler(request: pytest.FixtureRequest) -> None:
+    from numba_fftconv.cuda import simulator
+
+    simulator.install(permute=request.getfixturevalue("order") if "order" in request.fixturenames else None)

@@ -1,0 +1,123 @@
+"""Tiles of the product kernel: which are valid, which is chosen, and the launches: plain numbers, no GPU."""
+
+import dataclasses
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from numba_fftconv.cuda import pointwise
+from numba_fftconv.cuda.product import GRID_LIMIT, Pitches, Shape, grid, group_steps, launches, vector_width
+from numba_fftconv.cuda.tiles import BLOCK_SHARED_BYTES, TILES, choose_tile, configurations, cost, valid
+from numba_fftconv.errors import UnsupportedError
+
+EXTENT = st.integers(1, 3000)
+
+
+def test_every_tile_of_the_table_is_valid() -> None:
+    assert list(configurations()) == list(TILES)
+    assert len(set(TILES)) == len(set(map(str, TILES))) == len(TILES)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"BM": 96}, {"TM": 3}, {"BK": 6}, {"BK": 7}, {"stages": 1}, {"stages": 5}, {"TM": 16, "TN": 8},
+        {"TN": 1}, {"BM": 8, "TM": 4},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_invalid(change: dict[str, int]) -> None:
+    """From 64x64, 8x4: threads that do not tile, odd neighbours, banks in conflict, no pipeline, too much memory."""
+    assert valid(TILES[3])
+    assert not valid(dataclasses.replace(TILES[3], **change))
+
+
+def test_shared_memory_and_residence() -> None:
+    """The numbers of the table in DESIGN: 46080 bytes and two blocks of 128x64, 30720 and four of 64x64."""
+    assert [(c.threads, c.shared_bytes(), c.resident) for c in TILES[:4:2]] == [(256, 40960, 1), (256, 46080, 2)]
+    assert (TILES[3].threads, TILES[3].shared_bytes(), TILES[3].resident) == (128, 30720, 4)
+    assert TILES[1].shared_bytes(False, False) == 36864
+    assert all(config.shared_bytes() <= BLOCK_SHARED_BYTES for config in TILES)
+
+
+@pytest.mark.parametrize(
+    "rows, columns, depth, bins, allowed",
+    [
+        (128, 192, 64, 546, {"128x64", "64x64", "64x128", "128x128"}),  # large in every way
+        (128, 384, 192, 130, {"64x64", "128x64", "64x128", "128x128"}),
+        (1, 256, 256, 130, {"16x64"}),  # one image
+        (192, 3, 4096, 546, {"64x16"}),  # gradient of the weights of three channels
+        (256, 3, 64, 546, {"64x16"}),  # gradient of three channels
+        (16, 3, 64, 546, {"32x32", "16x64", "64x16"}),
+        (32, 64, 64, 514, {"32x64"}),
+        (32, 32, 32, 2050, {"32x32"}),
+    ],
+)
+def test_choice(rows: int, columns: int, depth: int, bins: int, allowed: set[str]) -> None:
+    assert str(choose_tile(rows, columns, depth, bins)) in allowed
+
+
+@given(EXTENT, EXTENT, EXTENT, st.integers(1, 3000), st.sampled_from([1, 80, 108, 132, 144]))
+def test_choice_is_the_cheapest_and_does_not_waste(
+    rows: int, columns: int, depth: int, bins: int, processors: int
+) -> None:
+    chosen = choose_tile(rows, columns, depth, bins, processors)
+    costs = [cost(config, rows, columns, depth, bins, processors) for config in TILES]
+    assert cost(chosen, rows, columns, depth, bins, processors) == min(costs) > 0
+    if columns <= 16 and rows >= 64 and bins >= 500:
+        assert chosen.BN <= 32
+    if rows <= 16 and columns >= 64 and bins >= 500:
+        assert chosen.BM <= 32
+
+
+@given(st.sampled_from(TILES), EXTENT, EXTENT, st.integers(1, 200_000), st.integers(1, 70_000))
+def test_launches_cover_every_bin_once(config, rows: int, columns: int, bins: int, groups: int) -> None:
+    if groups > GRID_LIMIT:
+        with pytest.raises(UnsupportedError, match=str(groups)):
+            next(launches(config, rows, columns, bins, groups))
+        return
+    if groups > 64:
+        bins = min(bins, 500)  # a launch each at worst
+    expected = 0
+    for first, some, (x, y, z) in launches(config, rows, columns, bins, groups):
+        assert first == expected and some > 0
+        assert z == some * groups <= GRID_LIMIT and y <= GRID_LIMIT
+        assert (x - 1) * config.BN < columns <= x * config.BN and (y - 1) * config.BM < rows <= y * config.BM
+        expected += some
+    assert expected == bins
+
+
+def test_too_many_rows() -> None:
+    rows = TILES[5].BM * GRID_LIMIT
+    assert grid(TILES[5], rows, 1, 1)[1] == GRID_LIMIT
+    assert len(list(launches(TILES[5], rows, 1, 1))) == 1
+    with pytest.raises(UnsupportedError, match=f"{rows + 1} rows are 65536 tiles of 32"):
+        list(launches(TILES[5], rows + 1, 1, 1))
+
+
+@pytest.mark.parametrize(
+    "pass_name, steps", [("forward", (5, 21, 3)), ("input_grad", (5, 55, 3)), ("weight_grad", (2, 3, 26))]
+)
+def test_group_steps(pass_name: str, steps: tuple[int, int, int]) -> None:
+    """Columns count once, rows a leading dimension each."""
+    assert group_steps(pass_name, Shape(2, 3, 5, 10, 7 if pass_name == "forward" else 11, 13, 4, 0)) == steps
+
+
+@pytest.mark.parametrize("pass_name", ["forward", "input_grad", "weight_grad"])
+def test_vector_width(pass_name: str) -> None:
+    """Pairs only where all that they depend on is even."""
+    even, pitches = Shape(6, 8, 4, 12, 16, 20, 1, 0), Pitches(100, 200, 300)
+    assert vector_width(pass_name, even, pitches) == 2
+    assert vector_width(pass_name, even, pitches._replace(b=201)) == 1
+    assert all(vector_width(pass_name, even._replace(**{ld: 13}), pitches) == 1 for ld in ("lda", "ldb", "ldy"))
+    assert vector_width(pass_name, even._replace(columns=7), pitches) == 1
+    assert vector_width(pass_name, even._replace(rows=5), pitches) == (1 if pass_name == "weight_grad" else 2)
+    assert vector_width(pass_name, even._replace(depth=5), pitches) == (2 if pass_name == "weight_grad" else 1)
+
+
+def test_pointwise_grid() -> None:
+    shape = pointwise.Depthwise(33, 100, 2, 0)
+    assert pointwise.grid("forward", shape, 7) == (2, 2, 7)
+    assert pointwise.grid("input_grad", shape, 7) == (1, 2, 7)
+    assert pointwise.grid("weight_grad", shape, 7) == (2, 1, 7)
