@@ -12,6 +12,7 @@ import numpy as np
 from numba_fftconv.cuda.product import Pitches, Shape
 
 NAN = np.complex64(complex(np.nan, np.nan))
+EQUATIONS = {"forward": "fmc,fkc->fmk", "input_grad": "fmk,fkc->fmc", "weight_grad": "fmk,fmc->fkc"}
 TOLERANCE = 3e-7  # of the largest sum of magnitudes
 
 
@@ -66,35 +67,20 @@ class Problem:
 
     def groups_of(self, *arrays: np.ndarray) -> Iterator[list[np.ndarray]]:
         """Each group's part of A, B and Y."""
-        a_axis, b_axis, y_axis = {"forward": (2, 1, 2), "input_grad": (2, 1, 2), "weight_grad": (2, 2, 1)}[
-            self.pass_name
-        ]
-        axes = (a_axis, b_axis, y_axis)
-        yield from (
-            list(x)
-            for x in zip(*(np.split(x, self.groups, axis) for x, axis in zip(arrays, axes, strict=False)), strict=True)
-        )
+        axes = (2, 2, 1) if self.pass_name == "weight_grad" else (2, 1, 2)
+        parts = (np.split(x, self.groups, axis) for x, axis in zip(arrays, axes, strict=True))
+        yield from (list(of_one) for of_one in zip(*parts, strict=True))
 
     def expected(self, a: np.ndarray, b: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The definition, and the sum of magnitudes that its error is measured by."""
         values, sizes = np.zeros(y.shape, complex), np.zeros(y.shape)
-        equation = {"forward": "fmc,fkc->fmk", "input_grad": "fmk,fkc->fmc", "weight_grad": "fmk,fmc->fkc"}[
-            self.pass_name
-        ]
-        for x, w, value, size in zip(
-            *(
-                [part[i] for part in self.groups_of(*operands)]
-                for i, operands in ((0, (a, b, y)), (1, (a, b, y)), (2, (a, b, values)), (2, (a, b, sizes)))
-            ),
-            strict=True,
-        ):
+        equation = EQUATIONS[self.pass_name]
+        parts = zip(self.groups_of(a, b, values), self.groups_of(a, b, sizes), strict=True)
+        for (x, w, value), (_, _, size) in parts:
             x, w = x.astype(complex), w.astype(complex)
-            if self.pass_name == "forward":
-                w = w.conj()
-            if self.pass_name == "weight_grad":
-                x = x.conj()
-            value[...] = np.einsum(equation, x, w) / 2
             size[...] = np.einsum(equation, abs(x), abs(w)) / 2
+            x, w = x.conj() if self.pass_name == "weight_grad" else x, w.conj() if self.pass_name == "forward" else w
+            value[...] = np.einsum(equation, x, w) / 2
         if self.accumulate:
             values, sizes = values + y, sizes + abs(y)
         return values, sizes

@@ -110,8 +110,9 @@ def test_vector_width(pass_name: str) -> None:
     even, pitches = Shape(6, 8, 4, 12, 16, 20, 1, 0), Pitches(100, 200, 300)
     assert vector_width(pass_name, even, pitches) == 2
     assert vector_width(pass_name, even, pitches._replace(b=201)) == 1
-    assert all(vector_width(pass_name, even._replace(**{ld: 13}), pitches) == 1 for ld in ("lda", "ldb", "ldy"))
-    assert vector_width(pass_name, even._replace(columns=7), pitches) == 1
+    assert all(vector_width(pass_name, even._replace(**{ld: 13}), pitches) == 1 for ld in ("lda", "ldb"))
+    for odd in ({"ldy": 13}, {"columns": 7}):
+        assert vector_width(pass_name, even._replace(**odd), pitches) == (2 if pass_name == "forward" else 1)
     assert vector_width(pass_name, even._replace(rows=5), pitches) == (1 if pass_name == "weight_grad" else 2)
     assert vector_width(pass_name, even._replace(depth=5), pitches) == (2 if pass_name == "weight_grad" else 1)
 

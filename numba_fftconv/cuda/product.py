@@ -91,12 +91,17 @@ def group_steps(pass_name: str, shape: Shape) -> tuple[int, int, int]:
 
 
 def vector_width(pass_name: str, shape: Shape, pitches: Pitches) -> int:
-    """Complex values that a copy may take at once: 2 where every pair along a row starts at 16 bytes and is whole."""
+    """Complex values that a copy may take at once: 2 where every pair along a row starts at 16 bytes and is whole.
+
+    The arrays themselves start at 16 bytes. Y counts only where a thread's columns are neighbours, stored in pairs.
+    """
     form = FORMS[pass_name]
-    runs = (shape.depth if form.a_kmajor else shape.rows, shape.depth if form.b_kmajor else shape.columns)
-    leading = (shape.lda, shape.ldb, shape.ldy)
-    steps = group_steps(pass_name, shape) if shape.groups > 1 else ()
-    return 1 if any(n % 2 for n in (*runs, shape.columns, *leading, *pitches, *steps)) else 2
+    run_a = shape.depth if form.a_kmajor else shape.rows
+    run_b = shape.depth if form.b_kmajor else shape.columns
+    steps = group_steps(pass_name, shape) if shape.groups > 1 else (0, 0, 0)
+    counted = 2 if form.b_kmajor else 3
+    numbers = ((run_a, run_b, shape.columns), (shape.lda, shape.ldb, shape.ldy), pitches, steps)
+    return 1 if any(n % 2 for of_each in numbers for n in of_each[:counted]) else 2
 
 
 class Copies(NamedTuple):
@@ -116,10 +121,11 @@ def copies(rows: int, run: int, threads: int, vec: int) -> Copies:
 @device_function
 def _place(thread: Any, lanes_across: Any, warps_across: Any) -> Any:
     """Column and row of a thread in its block: warps row by row, lanes of a warp along a Z-curve."""
-    x = i32((thread & i32(1)) | ((thread >> i32(1)) & (i32(6) if lanes_across == 8 else i32(2))))
-    y = i32(((thread >> i32(1)) & i32(1)) | ((thread >> i32(3)) & i32(2)))
-    if lanes_across == 4:
-        y = i32(((thread >> i32(1)) & i32(1)) | ((thread >> i32(2)) & i32(6)))
+    bit_1 = (thread >> i32(1)) & i32(1)
+    if lanes_across == 8:  # lane bits 0, 2, 3 and 1, 4
+        x, y = i32((thread & i32(1)) | ((thread >> i32(1)) & i32(6))), i32(bit_1 | ((thread >> i32(3)) & i32(2)))
+    else:  # lane bits 0, 2 and 1, 3, 4
+        x, y = i32((thread & i32(1)) | ((thread >> i32(1)) & i32(2))), i32(bit_1 | ((thread >> i32(2)) & i32(6)))
     warp = u32(thread) >> u32(5)
     down = i32(32) // lanes_across
     return i32(i32(warp % u32(warps_across)) * lanes_across + x), i32(i32(warp // u32(warps_across)) * down + y)
@@ -180,15 +186,15 @@ def product_kernel(pass_name: str, config: ProductConfig, vec: int) -> Kernel:
     def product(gA: Any, gB: Any, gY: Any, shape: Any, pitches: Any) -> None:
         s = cuda.shared.array(0, types.complex64, 16)
         block = u32(cuda.blockIdx.z)
-        bin_, group = i64(block // u32(shape.groups)), i64(block % u32(shape.groups))
+        f, group = i64(block // u32(shape.groups)), i64(block % u32(shape.groups))
         m_block, n_block = i32(cuda.blockIdx.y * BM), i32(cuda.blockIdx.x * BN)
 
         # Where this bin and group start in each array, in 64 bits; inside a bin 32 are enough.
         group_a = group * i64(shape[A_STEP]) * (i64(shape.lda) if A_BY_ROWS else i64(1))
         group_b = group * i64(shape[B_STEP]) * (i64(shape.ldb) if B_BY_ROWS else i64(1))
         group_y = group * i64(shape[Y_STEP]) * (i64(shape.ldy) if Y_BY_ROWS else i64(1))
-        bases = (i64(bin_ * pitches.a + group_a), i64(bin_ * pitches.b + group_b))
-        base_y = i64(bin_ * pitches.y + group_y)
+        bases = (i64(f * pitches.a + group_a), i64(f * pitches.b + group_b))
+        base_y = i64(f * pitches.y + group_y)
         m_limit, n_limit = i32(shape.rows - m_block), i32(shape.columns - n_block)
 
         # What this thread copies of a slab: from (row, column) on, at to_ in shared and at_ in global memory.

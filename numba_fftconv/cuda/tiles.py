@@ -97,11 +97,13 @@ def valid(config: ProductConfig) -> bool:
     """Whether the kernel can be built with a tile, each condition for the reason beside it."""
     down, across, lanes = config.threads_down, config.threads_across, config.lanes_across
     return (
-        down * config.TM == config.BM and across * config.TN == config.BN  # threads tile the block
-        and config.TM % 2 == 0 and config.TN % 2 == 0  # a load of 128 bits takes two neighbours
-        and config.BK % 2 == 0  # or two steps
-        and config.BK // 2 % 2 == 0  # rows of BK + 2 values are an odd number of 16 bytes: no bank conflicts
-        and across % lanes == 0 and down % (WARP // lanes) == 0  # warps are whole rectangles of threads
+        down * config.TM == config.BM  # threads tile the block
+        and across * config.TN == config.BN
+        and config.TM % 2 == 0  # a load of 128 bits takes two neighbours
+        and config.TN % 2 == 0
+        and config.BK % 4 == 0  # or two steps; and rows of BK + 2 values are an odd number of 16 bytes
+        and across % lanes == 0  # warps are whole rectangles of threads
+        and down % (WARP // lanes) == 0
         and config.threads <= 1024  # of a block
         and all(map(config.copied_whole, (config.BM, config.BN)))  # copies need no test for the last round
         and config.stages >= 2  # one slab in use, one on its way
@@ -109,7 +111,7 @@ def valid(config: ProductConfig) -> bool:
         and REGISTER_BUDGET[config.TM * config.TN] <= 255  # of a thread
         and config.shared_bytes() <= BLOCK_SHARED_BYTES  # no opting in
         and config.resident >= 1  # else no launch
-    )  # fmt: skip
+    )
 
 
 def choose_tile(rows: int, columns: int, depth: int, bins: int, multiprocessors: int = 132) -> ProductConfig:

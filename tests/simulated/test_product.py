@@ -1,4 +1,4 @@
-"""The product kernels lane by lane in the simulator, against complex128. Needs NUMBA_ENABLE_CUDASIM=1."""
+"""The product kernels lane by lane in the simulator, against complex128."""
 
 import itertools
 
@@ -7,21 +7,13 @@ import pytest
 from product_problem import TOLERANCE, Problem, bins_of, random
 
 from numba_fftconv.cuda import pointwise
-from numba_fftconv.cuda.product import FORMS, grid, launches, product_kernel, vector_width
+from numba_fftconv.cuda.product import FORMS, Pitches, grid, launches, product_kernel, vector_width
+from numba_fftconv.cuda.simulator import run
 from numba_fftconv.cuda.tiles import TILES, ProductConfig
-from numba_fftconv.cuda.toolchain import SIMULATED
 
-pytestmark = pytest.mark.skipif(not SIMULATED, reason="runs in the simulator: NUMBA_ENABLE_CUDASIM=1")
-if SIMULATED:
-    from numba_fftconv.cuda.simulator import install, run
+pytestmark = pytest.mark.usefixtures("order")
 
 T64, T32 = TILES[3], TILES[5]
-
-
-@pytest.fixture(autouse=True, params=[None, 5], ids=["in order", "permuted"])
-def lanes(request: pytest.FixtureRequest) -> None:
-    """Lanes by their numbers, and in an order drawn anew after each barrier, which shows a missing one."""
-    install(permute=request.param)
 
 
 def multiply(
@@ -133,7 +125,7 @@ def test_pointwise(pass_name: str, multiplier: int, rows: int, channels: int, ac
     flat = [bins_of(x, problem.gap) for x in arrays]
     shape = pointwise.Depthwise(rows, channels, multiplier, int(accumulate))
     kernel = pointwise.pointwise_kernel(pass_name)
-    run(kernel, pointwise.grid(pass_name, shape, 2), (*flat, shape, pointwise.Pitches(*problem.pitches)))
+    run(kernel, pointwise.grid(pass_name, shape, 2), (*flat, shape, problem.pitches))
     problem.check(flat[2], *arrays)
 
 
@@ -146,7 +138,7 @@ def test_pointwise_chunks_have_the_same_bits() -> None:
         w = np.full(6, np.nan, np.complex64)
         for first, last in itertools.pairwise((0, *cuts, 11)):
             shape = pointwise.Depthwise(last - first, 3, 2, int(first > 0))
-            arguments = dy[first:last].reshape(-1), x[first:last].reshape(-1), w, shape, pointwise.Pitches(0, 0, 0)
+            arguments = dy[first:last].reshape(-1), x[first:last].reshape(-1), w, shape, Pitches(0, 0, 0)
             run(kernel, pointwise.grid("weight_grad", shape, 1), arguments)
         return w
 
