@@ -16,7 +16,7 @@ Registers have no index: the column stays in them only where NVVM unrolls every 
 so a step is a chain of functions, each with a rectangle of at most CHUNK values of one kind of butterfly; and indices
 are unsigned, since a signed index brings code for counting from the end.
 
-Example: T = 12 has the factors 3, 2, 2 and the order 0 6 3 9 1 7 4 10 2 8 5 11 ... read by `digit_reversal`.
+Example: T = 12 has the factors 3, 2, 2, and its steps join columns of length 1, 3 and 6.
 """
 
 import math

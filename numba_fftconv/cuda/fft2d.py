@@ -148,13 +148,15 @@ def launch_grid(count: int, B: int) -> tuple[int, int, int]:
     return -(-count // B), 1, 1
 
 
-def least_blocks(T: int, B: int, spaced: bool = False) -> int:
+def least_blocks(T: int, B: int, spaced: bool = False, accumulate: bool = False) -> int:
     """Blocks of T*B/2 threads that a multiprocessor shall hold at once, from which the compiler has its registers.
 
     A column takes 2 T registers; addresses, twiddles and predicates take some more, most where butterflies are large. A
-    multiprocessor has 65536, and gives them to four warps at a time, in steps of 8 a thread.
+    multiprocessor has 65536, and gives them to four warps at a time, in steps of 8 a thread. A kernel that accumulates
+    keeps addresses besides.
     """
     more = (16 if T <= 32 else 32) + (16 if spaced else 0) + (8 if factors(T)[0] > 2 else 0)
+    more += 48 if accumulate and T <= 32 else 0
     registers = -(-(2 * T + more) // 8) * 8
     warps = -(-T * B // 256) * 4
     return max(1, min(32, 65536 // (32 * warps * registers)))
@@ -213,7 +215,7 @@ def make_axis(spaced: bool) -> Any:
         x = int32(int32(j) + left)
         held = valid and x >= int32(0) and int32(j) >= columns.first and int32(j) < columns.limit
         if spaced:
-            sample = int32(uint32(x) // uint32(columns.spacing))
+            sample = int32(uint32(x) // max(uint32(columns.spacing), uint32(1)))
             held = held and int32(sample * columns.spacing) == x
             x = sample
         held = held and x < int32(planes.width)
@@ -222,7 +224,8 @@ def make_axis(spaced: bool) -> Any:
         at = max(int32(rows.first), int32(-top))
         y = top
         if spaced:
-            y = int32((uint32(at + top) + uint32(rows.spacing - int32(1))) // uint32(rows.spacing))
+            spacing = max(uint32(rows.spacing), uint32(1))
+            y = int32(uint32(at + top + rows.spacing - int32(1)) // spacing)
             at = int32(y * rows.spacing - top)
             end = min(int32(rows.limit), int32((int32(planes.height) - int32(1)) * rows.spacing - top + int32(1)))
         else:
@@ -249,6 +252,9 @@ def make_axis(spaced: bool) -> Any:
         return at, uint64(g + row)
 
     return find_column, holds, past
+
+
+FEW = 2  # rows of two planes that a thread which accumulates loads at once
 
 
 @cache
@@ -298,6 +304,49 @@ def make_column_access(T: int, half: bool, spaced: bool, accumulate: bool = Fals
         for r in range(HEIGHT, LENGTH):
             z[r] = complex(ZERO, ZERO)
 
+    def rows_added(first: int, before: Any) -> Any:
+        """Adds beta times the old y to FEW rows and stores them: they all load first, as no load overtakes a store."""
+        FIRST, END = np.uint64(first), np.uint64(min(first + FEW, T // 2 if half else T))
+
+        @device_function
+        def add_rows(
+            z: Any, gy: Any, beta: Any, at0: Any, end0: Any, g0: Any, at1: Any, end1: Any, g1: Any, spacing: Any,
+            row: Any,
+        ) -> Any:
+            at0, g0, at1, g1 = before(z, gy, beta, at0, end0, g0, at1, end1, g1, spacing, row)
+            next0, old0, next1, old1 = at0, g0, at1, g1
+            for r in range(FIRST, END):
+                a = ZERO
+                b = ZERO
+                if holds(r, next0, end0):
+                    a = load_f32(gy, old0)
+                if holds(r, next1, end1):
+                    b = load_f32(gy, old1)
+                next0, old0 = past(r, next0, old0, spacing, row)
+                next1, old1 = past(r, next1, old1, spacing, row)
+                z[r] = complex(z[r].real + beta * a, z[r].imag + beta * b)
+            for r in range(FIRST, END):
+                if holds(r, at0, end0):
+                    store_f32(gy, g0, z[r].real)
+                if holds(r, at1, end1):
+                    store_f32(gy, g1, z[r].imag)
+                at0, g0 = past(r, at0, g0, spacing, row)
+                at1, g1 = past(r, at1, g1, spacing, row)
+            return at0, g0, at1, g1
+
+        return add_rows
+
+    @device_function
+    def add_rows(
+        z: Any, gy: Any, beta: Any, at0: Any, end0: Any, g0: Any, at1: Any, end1: Any, g1: Any, spacing: Any, row: Any
+    ) -> Any:
+        """No row yet."""
+        return at0, g0, at1, g1
+
+    if accumulate:
+        for first in range(0, T // 2 if half else T, FEW):
+            add_rows = rows_added(first, add_rows)
+
     @device_function
     def store_column(
         z: Any, gy: Any, gbias: Any, planes: Any, strides: Any, rows: Any, columns: Any, epilogue: Any, p: Any, j: Any
@@ -315,27 +364,17 @@ def make_column_access(T: int, half: bool, spaced: bool, accumulate: bool = Fals
         for r in range(HEIGHT):
             z[r] = complex(scale * z[r].real + bias0, scale * z[r].imag + bias1)
 
-        if accumulate:  # a loop of its own, so that no load waits for a store
-            at0, g0, at1, g1 = start0, place_f32(gy, o0), start1, place_f32(gy, o1)
+        at0, g0, at1, g1 = start0, place_f32(gy, o0), start1, place_f32(gy, o1)
+        if accumulate:
+            add_rows(z, gy, beta, at0, end0, g0, at1, end1, g1, spacing, row)
+        else:
             for r in range(HEIGHT):
-                a = ZERO
-                b = ZERO
                 if holds(r, at0, end0):
-                    a = load_f32(gy, g0)
+                    store_f32(gy, g0, z[r].real)
                 if holds(r, at1, end1):
-                    b = load_f32(gy, g1)
+                    store_f32(gy, g1, z[r].imag)
                 at0, g0 = past(r, at0, g0, spacing, row)
                 at1, g1 = past(r, at1, g1, spacing, row)
-                z[r] = complex(z[r].real + beta * a, z[r].imag + beta * b)
-
-        at0, g0, at1, g1 = start0, place_f32(gy, o0), start1, place_f32(gy, o1)
-        for r in range(HEIGHT):
-            if holds(r, at0, end0):
-                store_f32(gy, g0, z[r].real)
-            if holds(r, at1, end1):
-                store_f32(gy, g1, z[r].imag)
-            at0, g0 = past(r, at0, g0, spacing, row)
-            at1, g1 = past(r, at1, g1, spacing, row)
 
     return load_column, store_column
 
@@ -554,4 +593,5 @@ def inverse_kernel(T: int, B: int, half: bool = False, spaced: bool = False, acc
 
     signature = (COMPLEXES, REALS, REALS, *_LAYOUT_ARGUMENTS, namedtuple_type(Epilogue, types.float32))
     name = _name("inverse", T, B, half, spaced) + ("_accumulate" if accumulate else "")
-    return Kernel(name, inverse, signature, T * B // 2, shared_bytes(T, B, half), least_blocks(T, B, spaced))
+    blocks = least_blocks(T, B, spaced, accumulate)
+    return Kernel(name, inverse, signature, T * B // 2, shared_bytes(T, B, half), blocks)

@@ -1,0 +1,177 @@
+"""The machine code of the transform kernels: counted, for every length, and run by the machine of ptx_machine.py.
+
+Read off cubins that are made here for GPUs that are elsewhere: no driver is needed.
+"""
+
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from typing import Any
+
+import numpy as np
+import ptx_machine
+import pytest
+from machine_code import Report, report, table, tools
+from transform_problem import Pointer, Problem, check_inverse, check_transform
+
+from numba_fftconv.cuda import fft2d
+from numba_fftconv.cuda.toolchain import SIMULATED, Kernel, build, is_numba_cuda
+from numba_fftconv.geometry import PlaneMap
+from numba_fftconv.options import FFT_SIZES
+
+pytestmark = pytest.mark.skipif(SIMULATED or not is_numba_cuda(), reason="compiles with NVIDIA's numba-cuda")
+reads_code = pytest.mark.skipif(tools() is None, reason="needs cuobjdump and nvdisasm")
+
+MOST_SHARED = 100_000  # bytes of a block, of the 227 KB (163 KB) that sm_90 (sm_80) gives
+Variant = tuple[str, int, bool, bool, bool, tuple[int, int]]  # direction, T, half, spaced, accumulate, architecture
+
+# Floating-point instructions and registers of the kernels with exact sizes at compile time that these grew from.
+STUDIED = {8: (144, 32), 14: (420, 47), 16: (384, 50), 20: (624, 64), 24: (752, 64), 28: (1008, 78), 32: (960, 80),
+           48: (1792, 120), 60: (2728, 168), 64: (2304, 156)}  # fmt: skip
+SOME = (8, 16, 32, 64)
+
+
+def variants() -> list[Variant]:
+    """Every length on sm_90; the powers of two on sm_80, and in every form."""
+    both = ("transform", "inverse")
+    every: list[Variant] = [(what, T, False, False, False, (9, 0)) for T in FFT_SIZES for what in both]
+    older: list[Variant] = [(what, T, False, False, False, (8, 0)) for T in SOME for what in both]
+    forms = [(True, False), (False, True), (True, True)]
+    formed: list[Variant] = [(what, T, *form, False, (9, 0)) for T in (8, 32) for form in forms for what in both]
+    adding: list[Variant] = [("inverse", T, False, False, True, (9, 0)) for T in (8, 32, 64)]
+    return every + older + formed + adding
+
+
+def kernel_of(variant: Variant) -> Kernel:
+    what, T, half, spaced, accumulate, _ = variant
+    B = fft2d.tile_planes(T, MOST_SHARED)
+    if what == "transform":
+        return fft2d.transform_kernel(T, B, half, spaced)
+    return fft2d.inverse_kernel(T, B, half, spaced, accumulate)
+
+
+def report_of(variant: Variant) -> Report:
+    return report(kernel_of(variant), variant[-1])
+
+
+def label(variant: Variant) -> str:
+    return f"{kernel_of(variant).name}_sm{variant[-1][0]}{variant[-1][1]}"
+
+
+@pytest.fixture(scope="module")
+def reports() -> dict[Variant, Report]:
+    """All kernels, compiled side by side, longest first, and shown as a table."""
+    order = sorted(variants(), key=lambda variant: -variant[1])
+    with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
+        made = dict(zip(order, pool.map(report_of, order), strict=True))
+    print("\n" + table(made[variant] for variant in variants()))
+    return made
+
+
+@reads_code
+@pytest.mark.parametrize("variant", variants(), ids=label)
+def test_code_is_as_it_was_designed(variant: Variant, reports: dict[Variant, Report]) -> None:
+    what, T, half, spaced, accumulate, _ = variant
+    found, heights = reports[variant], T // 2 if half else T
+    assert (found.stack, found.local, found.count("LDL|STL")) == (0, 0, 0), "the column left the registers"
+    assert found.count(r"D(ADD|MUL|FMA|SETP|MNMX)|F2F.*F64|I2F.*F64") == 0, "float64"
+    assert found.count("BAR") == 1
+    assert found.count(r"(LD|ST)\.") == 0, "an access whose memory space the compiler did not see"
+
+    # Two samples a row, in accesses of one float each; a bin in one access of 64 bits.
+    bins = 2 * T + 2 - (T == 2) * 2 if T > 2 else 4 + 2
+    planes = found.count(r"LDG\.E$" if what == "transform" else r"STG\.E$")
+    assert planes == 2 * heights
+    wide = found.count(r"STG\.E\.64" if what == "transform" else r"LDG\.E\.64")
+    narrow = 0 if what == "transform" else 4  # of an edge bin the imaginary part is nothing to read
+    assert wide + narrow == bins
+    assert found.count(r"LDG") + found.count(r"STG") == wide + narrow + planes * (2 if accumulate else 1) + (
+        2 if what == "inverse" else 0
+    )
+
+    if T in STUDIED and not spaced:
+        instructions, registers = STUDIED[T]
+        assert found.fp <= 1.05 * instructions + (2 * heights if accumulate else 0)
+        if not accumulate:
+            assert found.registers <= registers + -registers % 8 + 8
+    assert found.registers <= 65536 // (found.threads + -found.threads % 32)
+
+
+# ---- run -------------------------------------------------------------------------------------------------------------
+
+
+def launch(kernel: Kernel, grid: tuple[int, int, int], arguments: tuple[Any, ...]) -> None:
+    """Run the PTX of sm_90; only views that begin where their array does."""
+    passed = []
+    for argument in arguments:
+        if isinstance(argument, Pointer):
+            assert argument.view.__array_interface__["data"] == argument.base.__array_interface__["data"]
+            passed.append(argument.base)
+        elif isinstance(argument, fft2d.Epilogue):
+            passed.append(tuple(int(x) for x in np.array(argument, np.float32).view(np.uint32)))
+        else:
+            passed.append(0 if argument is None else argument)
+    ptx_machine.run(build(kernel, (9, 0)).ptx, grid, kernel.threads, kernel.shared_bytes, tuple(passed))
+
+
+MAPS = PlaneMap(-3, 5, 1, 2, 7, 3), PlaneMap(4, 6, 1, 0, 6, 2)
+SPACED = PlaneMap(-3, 6, 2, 1, 7, 3), PlaneMap(5, 9, 3, 0, 8, 2)
+PROBLEMS = [
+    Problem(8, 4, N=2, C=3, height=8, width=7),
+    Problem(8, 4, N=2, C=1, height=13, width=12, rows=MAPS[0], columns=MAPS[1], steps=(1, 2, 3, 2), first=2),
+    Problem(8, 4, N=2, C=3, height=9, width=7, rows=SPACED[0], columns=SPACED[1], spaced=True, first=1),
+    Problem(14, 4, N=1, C=5, height=7, width=6, half=True),
+    Problem(8, 8, N=1, C=3, height=2, width=2, half=True, spaced=True,
+            rows=PlaneMap(0, 0, 3, 0, 4, 1), columns=PlaneMap(0, 0, 2, 0, 4, 1)),
+    Problem(20, 4, N=1, C=4, height=20, width=20),
+    Problem(32, 2, N=1, C=3, height=31, width=32),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("problem", PROBLEMS, ids=lambda problem: f"t{problem.T}_{PROBLEMS.index(problem)}")
+def test_compiled_kernels_compute(problem: Problem) -> None:
+    """Bounds, alignment, integer types and literals of what is really run."""
+    check_transform(problem, launch)
+    check_inverse(problem, launch, has_bias=True)
+    if problem.T == 8:
+        check_inverse(problem, launch, beta=-0.5)
+
+
+# ---- shapes ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("T", FFT_SIZES)
+def test_compact_bins_hold_every_frequency_once(T: int) -> None:
+    """Each bin stands for itself and its conjugate; together they are all T*T, four rows of edges apart."""
+    order = fft2d.bin_order(T)
+    assert len(order) == fft2d.bins(T) == T * T // 2 + 2
+    seen = {(int(ky), int(kx)) for ky, kx in order} | {(int(-ky % T), int(-kx % T)) for ky, kx in order}
+    assert seen == {(ky, kx) for ky in range(T) for kx in range(T)}
+    for ky in range(T // 2 + 1):
+        assert tuple(order[fft2d.first_bin(T, ky)]) == (ky, 0)
+
+
+@pytest.mark.parametrize("T", FFT_SIZES)
+@pytest.mark.parametrize("most", [48 * 1024, MOST_SHARED])
+def test_tiles_fit(T: int, most: int) -> None:
+    B = fft2d.tile_planes(T, most)
+    assert fft2d.shared_bytes(T, B) <= most and B % 2 == 0
+    assert T * B // 2 <= 256
+    for half in (False, True):
+        row, plane = fft2d.layout(T, B, half)
+        assert row >= fft2d.tile_width(T, half) and plane >= row * (T // 2)
+
+
+@pytest.mark.parametrize("T", FFT_SIZES)
+@pytest.mark.parametrize("half", [False, True])
+def test_row_phase_meets_sixteen_banks(T: int, half: bool) -> None:
+    """Half a warp of neighbouring (plane, row) threads reads one column of the tile."""
+    B = fft2d.tile_planes(T, MOST_SHARED)
+    stride = fft2d.layout(T, B, half)
+    lanes = np.arange(min(16, T * B // 2))
+    places = lanes % B * stride.plane + lanes // B * stride.row
+    assert len(set((places % 16).tolist())) == len(lanes)
+
+
+def test_grid_covers_all_planes() -> None:
+    for count in (1, 7, 8, 9):
+        assert fft2d.launch_grid(count, 8) == ((count + 7) // 8, 1, 1)

@@ -1,0 +1,156 @@
+"""Random planes for the transform kernels, however they lie in memory, and their spectra by the definition in float64.
+
+What a kernel must not touch is NaN: the gaps of a strided array, the end of a bin up to its pitch, outputs before.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from numba_fftconv.cuda import fft2d
+from numba_fftconv.cuda.fft2d import AxisMap, Epilogue, Planes, Strides
+from numba_fftconv.cuda.toolchain import Kernel
+from numba_fftconv.geometry import PlaneMap
+
+WORST = 3e-7  # relative L2 error of a pair of planes
+IDENTITY = PlaneMap(0, 0, 1, 0, 64, 1)
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Planes of an array [N][C][height][width], how the array lies in memory, and the tiles that they are cut into."""
+
+    T: int
+    B: int
+    N: int = 1
+    C: int = 1
+    height: int = 1
+    width: int = 1
+    rows: PlaneMap = IDENTITY
+    columns: PlaneMap = IDENTITY
+    steps: tuple[int, int, int, int] = (1, 1, 1, 1)  # of the view in its array
+    half: bool = False
+    spaced: bool = False
+    padding: int = 3  # complex values between a bin and the next
+    first: int = 0  # rows m that an earlier launch has done
+    seed: int = 0
+
+    @property
+    def segments(self) -> int:
+        return self.rows.segments * self.columns.segments
+
+    @property
+    def count(self) -> int:
+        return (self.N * self.segments - self.first) * self.C
+
+    @property
+    def pitch(self) -> int:
+        return self.count + self.padding
+
+    def array(self) -> tuple[np.ndarray, np.ndarray]:
+        """A poisoned array and the strided view that the planes are."""
+        sizes = (self.N, self.C, self.height, self.width)
+        base = np.full([n * abs(step) for n, step in zip(sizes, self.steps, strict=True)], np.nan, np.float32)
+        return base, base[tuple(slice(None, None, step) for step in self.steps)]
+
+    def numbers(self, view: np.ndarray, has_bias: bool = False) -> tuple[Planes, Strides, AxisMap, AxisMap]:
+        down, across = self.rows.segments, self.columns.segments
+        planes = Planes(self.count, self.first, self.C, self.height, self.width, down, across, int(has_bias))
+        strides = Strides(*(stride // view.itemsize for stride in view.strides), self.pitch)
+        return planes, strides, AxisMap(*self.rows.numbers), AxisMap(*self.columns.numbers)
+
+    def windows(
+        self, array: np.ndarray
+    ) -> list[tuple[np.ndarray, int, np.ndarray, np.ndarray, np.ndarray, np.ndarray]]:
+        """Of every plane of the launch in order: its samples, its channel, positions and indices on both axes."""
+        return [
+            (array[n, c], c, *self.rows.places(down, self.height), *self.columns.places(across, self.width))
+            for n in range(self.N)
+            for down in range(self.rows.segments)
+            for across in range(self.columns.segments)
+            for c in range(self.C)
+        ][self.first * self.C :]
+
+    def tiles(self, array: np.ndarray) -> np.ndarray:
+        """The tiles of the launch [p][T][T], in float64."""
+        out = np.zeros((self.count, self.T, self.T))
+        for tile, (plane, _, t, i, u, j) in zip(out, self.windows(array), strict=True):
+            tile[np.ix_(t, u)] = plane[np.ix_(i, j)]
+        return out
+
+
+def spectrum(tiles: np.ndarray) -> np.ndarray:
+    """Doubled compact spectra [f][p] by the definition."""
+    T = tiles.shape[-1]
+    ky, kx = fft2d.bin_order(T).T
+    return 2 * np.fft.fft2(tiles.astype(np.float64))[:, ky, kx].T
+
+
+def close(got: np.ndarray, expected: np.ndarray, scale: np.ndarray | None = None) -> None:
+    """Of each plane p (last axis), relative to its pair: two planes travel as one complex plane."""
+    error = np.linalg.norm(got.astype(complex) - expected, axis=0)
+    size = np.linalg.norm(expected, axis=0) if scale is None else scale
+    padded = np.append(size, 0) if len(size) % 2 else size
+    pair = np.sqrt((padded.reshape(-1, 2) ** 2).sum(1)).repeat(2)[: len(size)]
+    assert np.all(error <= WORST * pair + 1e-30), (error / np.maximum(pair, 1e-30)).max()
+
+
+def tile_size(tiles: np.ndarray) -> float:
+    """The root mean square of all samples, those that are cropped too: each bin's rounding reaches every sample."""
+    return float(np.sqrt(np.mean(tiles**2))) * 1.5 + 1
+
+
+class Pointer(NamedTuple):
+    """A pointer to the first element of a view; `base` is all that may be touched."""
+
+    base: np.ndarray
+    view: np.ndarray
+
+
+Launch = Callable[[Kernel, tuple[int, int, int], tuple[Any, ...]], None]
+
+
+def check_transform(problem: Problem, launch: Launch) -> None:
+    """Run the transform; `launch` takes for each pointer the array and the view of it that the pointer points to."""
+    rng = np.random.default_rng(problem.seed)
+    base, view = problem.array()
+    view[:] = rng.standard_normal(view.shape)
+    before = base.copy()
+    gX = np.full((fft2d.bins(problem.T), problem.pitch), np.nan + 0j, np.complex64)
+    kernel = fft2d.transform_kernel(problem.T, problem.B, problem.half, problem.spaced)
+    arguments = (Pointer(base, view), Pointer(gX, gX), *problem.numbers(view))
+    launch(kernel, fft2d.launch_grid(problem.count, problem.B), arguments)
+    close(gX[:, : problem.count], spectrum(problem.tiles(view)))
+    assert np.isnan(gX[:, problem.count :]).all(), "wrote between bins"
+    assert np.array_equal(base, before, equal_nan=True)
+
+
+def check_inverse(problem: Problem, launch: Launch, has_bias: bool = False, beta: float = 0.0) -> None:
+    """Run the inverse on spectra of random tiles; where beta is 0 the old y is NaN."""
+    T, rng = problem.T, np.random.default_rng(problem.seed)
+    tiles = rng.standard_normal((problem.count, T, T))
+    gX = np.full((fft2d.bins(T), problem.pitch), np.nan + 0j, np.complex64)
+    gX[:, : problem.count] = spectrum(tiles)
+    bias = rng.standard_normal(problem.C).astype(np.float32)
+    base, view = problem.array()
+    if beta:
+        view[:] = rng.standard_normal(view.shape)
+    expected = base.astype(np.float64)
+    out = expected[tuple(slice(None, None, step) for step in problem.steps)]
+    for tile, (plane, c, t, i, u, j) in zip(tiles, problem.windows(out), strict=True):
+        old = plane[np.ix_(i, j)] if beta else 0
+        plane[np.ix_(i, j)] = 1.5 * tile[np.ix_(t, u)] + (bias[c] if has_bias else 0) + beta * old
+    kernel = fft2d.inverse_kernel(T, problem.B, problem.half, problem.spaced, accumulate=beta != 0)
+    epilogue = Epilogue(1.5 / (2 * T * T), beta)
+    memory = Pointer(bias, bias) if has_bias else None
+    spectrum_before = gX.copy()
+    arguments = (Pointer(gX, gX), Pointer(base, view), memory, *problem.numbers(view, has_bias), epilogue)
+    launch(kernel, fft2d.launch_grid(problem.count, problem.B), arguments)
+    assert np.array_equal(np.isnan(base), np.isnan(expected)), "wrote what is not a sample, or missed one"
+    held = ~np.isnan(expected)
+    error, size = base[held] - expected[held], tile_size(tiles)
+    assert np.all(np.abs(error) <= 3e-6 * size), "a sample is wrong"
+    assert np.linalg.norm(error) <= 2 * WORST * max(np.linalg.norm(expected[held]), size * np.sqrt(held.sum()))
+    assert np.array_equal(gX, spectrum_before, equal_nan=True)
