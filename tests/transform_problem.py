@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from numba_fftconv.cuda import fft2d
-from numba_fftconv.cuda.fft2d import AxisMap, Epilogue, Planes, Strides
+from numba_fftconv.cuda.planes import AxisMap, Epilogue, Planes, Strides
 from numba_fftconv.cuda.toolchain import Kernel
 from numba_fftconv.geometry import PlaneMap
 

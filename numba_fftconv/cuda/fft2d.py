@@ -18,9 +18,7 @@ whole sectors, and the transposition to frequency-major costs no pass of its own
 ky, which makes the split of the two planes four additions per ky. Of a real column the frequencies ky = 0 and ky = T/2
 are real: they travel as real and imaginary part of one row, so the tile has T/2 rows, T*T/2 values a plane.
 
-Plane p of a launch is channel c = p mod channels of row m = first + p div channels; m counts (outer index, segment). A
-PlaneMap (geometry.py) of each axis says which position of the tile holds which sample: sample i is at position t where
-t + start + g*advance == i*spacing. Padding, stride, dilation and overlap-save windows are these few integers.
+Which plane p is, and which of its samples lie where in the tile, is the affair of planes.py.
 
 Bytes of a plane: 4*h*w of samples, 8*(T*T/2 + 2) of bins. Example: T = 32, B = 8: 128 threads and a tile of 33 KB; a
 thread loads 64 samples, 66 at most of its values are bins, and about 960 instructions are floating point.
@@ -32,52 +30,12 @@ from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba import complex64, cuda, int32, int64, types, uint32, uint64
+from numba import complex64, cuda, int64, types, uint32, uint64
 
 from .butterfly import factors, make_fft
-from .intrinsics import distance_f32, load_c64, load_f32, place_f32, store_c64, store_f32
+from .intrinsics import load_c64, store_c64
+from .planes import AxisMap, Epilogue, Planes, Strides, make_column_access, tile_width
 from .toolchain import COMPLEXES, REALS, Kernel, device_function, namedtuple_type
-
-
-class Planes(NamedTuple):
-    """The planes of a launch; all uint32."""
-
-    count: int  # type: ignore[assignment]  # planes of this launch
-    first: int  # number m of the row that plane 0 of this launch belongs to
-    channels: int
-    height: int  # samples of a plane
-    width: int
-    segments_down: int
-    segments_across: int
-    has_bias: int = 0  # the inverse alone reads it
-
-
-class Strides(NamedTuple):
-    """Distances between neighbours, in elements; all int64. Those of the real array may have any sign."""
-
-    outer: int
-    channel: int
-    row: int
-    column: int
-    pitch: int  # from a bin to the next
-
-
-class AxisMap(NamedTuple):
-    """PlaneMap.numbers; all int32. Samples times spacing stay below 2**31."""
-
-    start: int
-    advance: int
-    spacing: int
-    first: int
-    limit: int
-
-
-class Epilogue(NamedTuple):
-    """y = scale*t + bias + beta*y, both float32; 1/(2*T*T) as scale makes the inverse of `transform`."""
-
-    scale: float
-    beta: float
-
 
 # ---- the order of bins, the tile and the shape of a block: integers --------------------------------------------------
 
@@ -98,11 +56,6 @@ def first_bin(T: int, ky: int) -> int:
     """Where row ky of the half spectrum begins."""
     H = T // 2
     return {0: 0, H: H + 1}.get(ky, ky * T + 2)
-
-
-def tile_width(T: int, half: bool) -> int:
-    """Columns of the tile: those that can hold samples."""
-    return T // 2 if half else T
 
 
 class Layout(NamedTuple):
@@ -160,223 +113,6 @@ def least_blocks(T: int, B: int, spaced: bool = False, accumulate: bool = False)
     registers = -(-(2 * T + more) // 8) * 8
     warps = -(-T * B // 256) * 4
     return max(1, min(32, 65536 // (32 * warps * registers)))
-
-
-# ---- device functions: where samples lie -----------------------------------------------------------------------------
-
-
-@device_function
-def place(planes: Any, p: Any) -> Any:
-    """Plane p of the launch as (outer index, segment down, segment across, channel).
-
-    A divisor that is seen to be positive spares the branch for division by zero, a product the second division.
-    """
-    channels = max(uint32(planes.channels), uint32(1))
-    across = max(uint32(planes.segments_across), uint32(1))
-    down = max(uint32(planes.segments_down), uint32(1))
-    row = uint32(p // channels)
-    m = uint32(row + uint32(planes.first))
-    segments = uint32(m // across)
-    n = uint32(segments // down)
-    return n, uint32(segments - n * down), uint32(m - segments * across), uint32(p - row * channels)
-
-
-@device_function
-def next_place(planes: Any, n: Any, down: Any, across: Any, c: Any) -> Any:
-    """The place of plane p + 1, from that of plane p: a counter of four digits."""
-    c = uint32(c + uint32(1))
-    if c == planes.channels:
-        c = uint32(0)
-        across = uint32(across + uint32(1))
-    if across == planes.segments_across:
-        across = uint32(0)
-        down = uint32(down + uint32(1))
-    if down == planes.segments_down:
-        down = uint32(0)
-        n = uint32(n + uint32(1))
-    return n, down, across, c
-
-
-@cache
-def make_axis(spaced: bool) -> Any:
-    """The device functions (find_column, holds, past) that walk down a column of a tile.
-
-    A walk is (at, end, offset): `at` the next position of a sample, `end` the end of those that do, `offset` the
-    index of the sample in its array, soon a place (intrinsics.py). Where spacing is 1 all positions from `at` to `end`
-    hold one, `at` stays, and the place moves on from position 0 of the tile, whether there is a sample or not.
-    """
-
-    @device_function
-    def find_column(
-        planes: Any, strides: Any, rows: Any, columns: Any, n: Any, down: Any, across: Any, c: Any, j: Any, valid: Any
-    ) -> Any:
-        """The walk down column j of a plane; empty if the plane is not valid or holds no samples there."""
-        left = int32(int32(across) * columns.advance + columns.start)
-        x = int32(int32(j) + left)
-        held = valid and x >= int32(0) and int32(j) >= columns.first and int32(j) < columns.limit
-        if spaced:
-            sample = int32(uint32(x) // max(uint32(columns.spacing), uint32(1)))
-            held = held and int32(sample * columns.spacing) == x
-            x = sample
-        held = held and x < int32(planes.width)
-
-        top = int32(int32(down) * rows.advance + rows.start)
-        at = max(int32(rows.first), int32(-top))
-        y = top
-        if spaced:
-            spacing = max(uint32(rows.spacing), uint32(1))
-            y = int32(uint32(at + top + rows.spacing - int32(1)) // spacing)
-            at = int32(y * rows.spacing - top)
-            end = min(int32(rows.limit), int32((int32(planes.height) - int32(1)) * rows.spacing - top + int32(1)))
-        else:
-            end = min(int32(rows.limit), int32(int32(planes.height) - top))
-        end = end if held else int32(0)
-        offset = int64(n) * strides.outer + int64(c) * strides.channel
-        offset += int64(y) * strides.row + int64(x) * strides.column
-        return at, end, uint64(offset)
-
-    @device_function
-    def holds(r: Any, at: Any, end: Any) -> Any:
-        """Whether position r holds a sample."""
-        if spaced:
-            return int32(r) == at and int32(r) < end
-        return int32(r) >= at and int32(r) < end
-
-    @device_function
-    def past(r: Any, at: Any, g: Any, spacing: Any, row: Any) -> Any:
-        """The next (at, place) once position r is done."""
-        if spaced:
-            if int32(r) == at:
-                return int32(at + spacing), uint64(g + row)
-            return at, g
-        return at, uint64(g + row)
-
-    return find_column, holds, past
-
-
-FEW = 2  # rows of two planes that a thread which accumulates loads at once
-
-
-@cache
-def make_column_access(T: int, half: bool, spaced: bool, accumulate: bool = False) -> Any:
-    """The device functions (load_column, store_column) between the planes of an array and a column in registers.
-
-    Any thread calls them alone: no barrier, no shared memory.
-
-    load_column(z, gx, planes, strides, rows, columns, p, j)
-        z[r] = sample of column j of plane p, plus i times that of plane p + 1; zero where there is none. All 2 T loads
-        are predicated and independent.
-    store_column(z, gy, gbias, planes, strides, rows, columns, epilogue, p, j)
-        The inverse: writes the samples that there are and touches nothing else. Only with `accumulate` is y read, and
-        beta with it.
-    """
-    find_column, holds, past = make_axis(spaced)
-    LENGTH, HEIGHT = np.uint64(T), np.uint64(T // 2 if half else T)
-    ZERO = np.float32(0)
-
-    @device_function
-    def pair(planes: Any, strides: Any, rows: Any, columns: Any, p: Any, j: Any) -> Any:
-        """The walks down column j of planes p and p + 1, and their channels."""
-        n, down, across, c = place(planes, p)
-        at0, end0, o0 = find_column(planes, strides, rows, columns, n, down, across, c, j, p < planes.count)
-        n, down, across, d = next_place(planes, n, down, across, c)
-        other = uint32(p + uint32(1)) < planes.count
-        at1, end1, o1 = find_column(planes, strides, rows, columns, n, down, across, d, j, other)
-        return at0, end0, o0, c, at1, end1, o1, d
-
-    @device_function
-    def load_column(z: Any, gx: Any, planes: Any, strides: Any, rows: Any, columns: Any, p: Any, j: Any) -> None:
-        at0, end0, o0, _, at1, end1, o1, _ = pair(planes, strides, rows, columns, p, j)
-        row = distance_f32(uint64(int64(strides.row)))
-        spacing = int32(rows.spacing)
-        g0 = place_f32(gx, o0)
-        g1 = place_f32(gx, o1)
-        for r in range(HEIGHT):
-            a = ZERO
-            b = ZERO
-            if holds(r, at0, end0):
-                a = load_f32(gx, g0)
-            if holds(r, at1, end1):
-                b = load_f32(gx, g1)
-            at0, g0 = past(r, at0, g0, spacing, row)
-            at1, g1 = past(r, at1, g1, spacing, row)
-            z[r] = complex(a, b)
-        for r in range(HEIGHT, LENGTH):
-            z[r] = complex(ZERO, ZERO)
-
-    def rows_added(first: int, before: Any) -> Any:
-        """Adds beta times the old y to FEW rows and stores them: they all load first, as no load overtakes a store."""
-        FIRST, END = np.uint64(first), np.uint64(min(first + FEW, T // 2 if half else T))
-
-        @device_function
-        def add_rows(
-            z: Any, gy: Any, beta: Any, at0: Any, end0: Any, g0: Any, at1: Any, end1: Any, g1: Any, spacing: Any,
-            row: Any,
-        ) -> Any:
-            at0, g0, at1, g1 = before(z, gy, beta, at0, end0, g0, at1, end1, g1, spacing, row)
-            next0, old0, next1, old1 = at0, g0, at1, g1
-            for r in range(FIRST, END):
-                a = ZERO
-                b = ZERO
-                if holds(r, next0, end0):
-                    a = load_f32(gy, old0)
-                if holds(r, next1, end1):
-                    b = load_f32(gy, old1)
-                next0, old0 = past(r, next0, old0, spacing, row)
-                next1, old1 = past(r, next1, old1, spacing, row)
-                z[r] = complex(z[r].real + beta * a, z[r].imag + beta * b)
-            for r in range(FIRST, END):
-                if holds(r, at0, end0):
-                    store_f32(gy, g0, z[r].real)
-                if holds(r, at1, end1):
-                    store_f32(gy, g1, z[r].imag)
-                at0, g0 = past(r, at0, g0, spacing, row)
-                at1, g1 = past(r, at1, g1, spacing, row)
-            return at0, g0, at1, g1
-
-        return add_rows
-
-    @device_function
-    def add_rows(
-        z: Any, gy: Any, beta: Any, at0: Any, end0: Any, g0: Any, at1: Any, end1: Any, g1: Any, spacing: Any, row: Any
-    ) -> Any:
-        """No row yet."""
-        return at0, g0, at1, g1
-
-    if accumulate:
-        for first in range(0, T // 2 if half else T, FEW):
-            add_rows = rows_added(first, add_rows)
-
-    @device_function
-    def store_column(
-        z: Any, gy: Any, gbias: Any, planes: Any, strides: Any, rows: Any, columns: Any, epilogue: Any, p: Any, j: Any
-    ) -> None:
-        start0, end0, o0, c, start1, end1, o1, d = pair(planes, strides, rows, columns, p, j)
-        row = distance_f32(uint64(int64(strides.row)))
-        spacing = int32(rows.spacing)
-        scale = epilogue.scale
-        beta = epilogue.beta
-        bias0 = ZERO
-        bias1 = ZERO
-        if planes.has_bias != uint32(0):
-            bias0 = gbias[uint64(c)]
-            bias1 = gbias[uint64(d)]
-        for r in range(HEIGHT):
-            z[r] = complex(scale * z[r].real + bias0, scale * z[r].imag + bias1)
-
-        at0, g0, at1, g1 = start0, place_f32(gy, o0), start1, place_f32(gy, o1)
-        if accumulate:
-            add_rows(z, gy, beta, at0, end0, g0, at1, end1, g1, spacing, row)
-        else:
-            for r in range(HEIGHT):
-                if holds(r, at0, end0):
-                    store_f32(gy, g0, z[r].real)
-                if holds(r, at1, end1):
-                    store_f32(gy, g1, z[r].imag)
-                at0, g0 = past(r, at0, g0, spacing, row)
-                at1, g1 = past(r, at1, g1, spacing, row)
-
-    return load_column, store_column
 
 
 # ---- device functions: the tile and the spectrum ---------------------------------------------------------------------

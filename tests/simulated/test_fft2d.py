@@ -11,7 +11,7 @@ from numba import complex64, cuda
 from transform_problem import WORST, Pointer, Problem, check_inverse, check_transform
 
 from numba_fftconv.cuda import butterfly, fft2d
-from numba_fftconv.cuda.fft2d import Epilogue
+from numba_fftconv.cuda.planes import Epilogue
 from numba_fftconv.cuda.simulator import Memory, run
 from numba_fftconv.cuda.toolchain import COMPLEXES, Kernel
 from numba_fftconv.geometry import PlaneMap
