@@ -8,9 +8,9 @@ X has C channels, and W and the output K = C * multiplier; output channel k belo
 
 each halved, since spectra are stored doubled. One thread a column of the result, so that a warp reads and writes 256
 bytes in a row; blockIdx.x counts blocks of 128 columns, y runs of ROW_RUN rows (weight_grad: one run of all rows), z
-bins. A value of W stays in a register for the whole run. Four rows are read before the first is used, which keeps 32
-bytes a thread or more on their way: 2048 threads of a multiprocessor then hide the latency of memory. Sums go on from
-2*Y where Y is added to, in the order of j or m, so that a cut of m into chunks does not change a bit.
+bins. In forward a value of W stays in a register for the whole run. Four rows are read before the first is used, which
+keeps 32 bytes a thread or more on their way: 2048 threads of a multiprocessor then hide the latency of memory. Sums go
+on from 2*Y where Y is added to, in the order of j or m, so that a cut of m into chunks does not change a bit.
 
 Cost of a bin: 8 flops a product, 8 bytes a value, each operand read once: bound by memory alone.
 
@@ -84,68 +84,49 @@ def _store_half(gY: Any, i: Any, re: Any, im: Any) -> None:
     store_c64(gY, i, np.complex64(complex(f32(f32(0.5) * re), f32(f32(0.5) * im))))
 
 
-def _forward(gX: Any, gW: Any, gY: Any, shape: Any, pitches: Any) -> None:
-    """A = X, B = W, Y = Y."""
-    k = i32(cuda.blockIdx.x * i32(THREADS) + cuda.threadIdx.x)
-    outputs = i32(shape.channels * shape.multiplier)
-    if k >= outputs:
-        return
-    f = i64(cuda.blockIdx.z)
-    x = i64(f * pitches.a + i64(u32(k) // u32(shape.multiplier)))
-    y = i64(f * pitches.y + k)
-    w = load_c64(gW, u64(f * pitches.b + k))
-    first, last = _run_of_rows(shape.rows)
-    for m in range(first, last + 1, 4):
-        # The last rows are read more than once, and written once, rather than tested for.
-        m0, m1, m2, m3 = i64(m), i64(min(m + 1, last)), i64(min(m + 2, last)), i64(min(m + 3, last))
-        x0, x1 = load_c64(gX, u64(x + m0 * shape.channels)), load_c64(gX, u64(x + m1 * shape.channels))
-        x2, x3 = load_c64(gX, u64(x + m2 * shape.channels)), load_c64(gX, u64(x + m3 * shape.channels))
-        y0, y1 = u64(y + m0 * outputs), u64(y + m1 * outputs)
-        y2, y3 = u64(y + m2 * outputs), u64(y + m3 * outputs)
-        r0, i0 = _start(gY, y0, shape.accumulate)
-        r1, i1 = _start(gY, y1, shape.accumulate)
-        r2, i2 = _start(gY, y2, shape.accumulate)
-        r3, i3 = _start(gY, y3, shape.accumulate)
-        r0, i0 = _add_conj(r0, i0, x0, w)
-        r1, i1 = _add_conj(r1, i1, x1, w)
-        r2, i2 = _add_conj(r2, i2, x2, w)
-        r3, i3 = _add_conj(r3, i3, x3, w)
-        _store_half(gY, y0, r0, i0)
-        _store_half(gY, y1, r1, i1)
-        _store_half(gY, y2, r2, i2)
-        _store_half(gY, y3, r3, i3)
+def _by_rows(pass_name: str) -> Any:
+    """The body of forward (A = X, B = W, Y = Y) and of input_grad (A = dY, B = W, Y = dX), four rows at a time.
 
+    A thread sums `terms` products a row: one in forward, the multiplier's in input_grad.
+    """
+    FORWARD = pass_name == "forward"
+    add = _add_conj if FORWARD else _add
 
-def _input_grad(gY: Any, gW: Any, gX: Any, shape: Any, pitches: Any) -> None:
-    """A = dY, B = W, Y = dX."""
-    c = i32(cuda.blockIdx.x * i32(THREADS) + cuda.threadIdx.x)
-    if c >= shape.channels:
-        return
-    outputs = i32(shape.channels * shape.multiplier)
-    f = i64(cuda.blockIdx.z)
-    k = i64(c * shape.multiplier)
-    y, w, x = i64(f * pitches.a + k), i64(f * pitches.b + k), i64(f * pitches.y + c)
-    first, last = _run_of_rows(shape.rows)
-    for m in range(first, last + 1, 4):
-        m0, m1, m2, m3 = i64(m), i64(min(m + 1, last)), i64(min(m + 2, last)), i64(min(m + 3, last))
-        x0, x1 = u64(x + m0 * shape.channels), u64(x + m1 * shape.channels)
-        x2, x3 = u64(x + m2 * shape.channels), u64(x + m3 * shape.channels)
-        r0, i0 = _start(gX, x0, shape.accumulate)
-        r1, i1 = _start(gX, x1, shape.accumulate)
-        r2, i2 = _start(gX, x2, shape.accumulate)
-        r3, i3 = _start(gX, x3, shape.accumulate)
-        for j in range(shape.multiplier):
-            v = load_c64(gW, u64(w + j))
-            y0, y1 = load_c64(gY, u64(y + m0 * outputs + j)), load_c64(gY, u64(y + m1 * outputs + j))
-            y2, y3 = load_c64(gY, u64(y + m2 * outputs + j)), load_c64(gY, u64(y + m3 * outputs + j))
-            r0, i0 = _add(r0, i0, y0, v)
-            r1, i1 = _add(r1, i1, y1, v)
-            r2, i2 = _add(r2, i2, y2, v)
-            r3, i3 = _add(r3, i3, y3, v)
-        _store_half(gX, x0, r0, i0)
-        _store_half(gX, x1, r1, i1)
-        _store_half(gX, x2, r2, i2)
-        _store_half(gX, x3, r3, i3)
+    def by_rows(gA: Any, gB: Any, gY: Any, shape: Any, pitches: Any) -> None:
+        column = i32(cuda.blockIdx.x * i32(THREADS) + cuda.threadIdx.x)
+        outputs = i32(shape.channels * shape.multiplier)
+        lda, ldy = (shape.channels, outputs) if FORWARD else (outputs, shape.channels)
+        if column >= ldy:
+            return
+        terms = i32(1) if FORWARD else shape.multiplier
+        of_a = i64(u32(column) // u32(shape.multiplier)) if FORWARD else i64(column * shape.multiplier)
+        of_b = i64(column) if FORWARD else of_a
+        f = i64(cuda.blockIdx.z)
+        a, b, y = i64(f * pitches.a + of_a), i64(f * pitches.b + of_b), i64(f * pitches.y + column)
+        w = load_c64(gB, u64(b))
+        first, last = _run_of_rows(shape.rows)
+        for m in range(first, last + 1, 4):
+            # The last rows are read more than once, and written once, rather than tested for.
+            m0, m1, m2, m3 = i64(m), i64(min(m + 1, last)), i64(min(m + 2, last)), i64(min(m + 3, last))
+            y0, y1, y2, y3 = u64(y + m0 * ldy), u64(y + m1 * ldy), u64(y + m2 * ldy), u64(y + m3 * ldy)
+            r0, i0 = _start(gY, y0, shape.accumulate)
+            r1, i1 = _start(gY, y1, shape.accumulate)
+            r2, i2 = _start(gY, y2, shape.accumulate)
+            r3, i3 = _start(gY, y3, shape.accumulate)
+            for j in range(terms):
+                v = w if FORWARD else load_c64(gB, u64(b + j))
+                a0, a1 = load_c64(gA, u64(a + m0 * lda + j)), load_c64(gA, u64(a + m1 * lda + j))
+                a2, a3 = load_c64(gA, u64(a + m2 * lda + j)), load_c64(gA, u64(a + m3 * lda + j))
+                r0, i0 = add(r0, i0, a0, v)
+                r1, i1 = add(r1, i1, a1, v)
+                r2, i2 = add(r2, i2, a2, v)
+                r3, i3 = add(r3, i3, a3, v)
+            _store_half(gY, y0, r0, i0)
+            _store_half(gY, y1, r1, i1)
+            _store_half(gY, y2, r2, i2)
+            _store_half(gY, y3, r3, i3)
+
+    return by_rows
 
 
 def _weight_grad(gY: Any, gX: Any, gW: Any, shape: Any, pitches: Any) -> None:
@@ -175,17 +156,16 @@ def _weight_grad(gY: Any, gX: Any, gW: Any, shape: Any, pitches: Any) -> None:
     _store_half(gW, w, re, im)
 
 
-BODIES = {"forward": _forward, "input_grad": _input_grad, "weight_grad": _weight_grad}
-
-
 @cache
 def pointwise_kernel(pass_name: str) -> Kernel:
     """The kernel of a pass, called with (gA, gB, gY, shape: Depthwise, pitches: Pitches)."""
     return Kernel(
         name=f"product_pointwise_{pass_name}",
-        function=BODIES[pass_name],
+        function=_weight_grad if pass_name == "weight_grad" else _by_rows(pass_name),
         signature=(
-            *(COMPLEXES, COMPLEXES, COMPLEXES),
+            COMPLEXES,
+            COMPLEXES,
+            COMPLEXES,
             namedtuple_type(Depthwise, types.int32),
             namedtuple_type(Pitches, types.int64),
         ),
