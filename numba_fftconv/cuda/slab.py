@@ -33,9 +33,8 @@ from typing import Any
 
 import numpy as np
 
+from .tiles import COMPLEX_BYTES
 from .toolchain import SIMULATED
-
-COMPLEX_BYTES = 8
 
 
 def element(i: int, threads: int, pairs: bool) -> int:

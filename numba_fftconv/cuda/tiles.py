@@ -10,7 +10,6 @@ so a tile of 64x64 takes 128 clocks to compute and 43 to fetch, one of 16x64 tak
 where rows and columns fill them; small ones waste less at ragged edges, and make blocks enough where bins are few.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 COMPLEX_BYTES = 8
@@ -142,8 +141,3 @@ def arithmetic_share(config: ProductConfig) -> float:
     """FFMA among the instructions of the loop: a thread's loads of 128 bits, and about 60 instructions a slab."""
     ffma = 4 * config.TM * config.TN * config.BK
     return ffma / (ffma + (config.TM + config.TN) * config.BK // 2 + 60)
-
-
-def configurations() -> Iterator[ProductConfig]:
-    """The tiles that can be built, largest first."""
-    yield from filter(valid, TILES)

@@ -5,9 +5,8 @@ makes its machine code for one architecture, by the same steps on every machine:
 libNVVM makes PTX of it, nvJitLink a cubin, which is all that a driver ever sees. So what a test reads off the machine
 code here is what runs on a GPU. Under NUMBA_ENABLE_CUDASIM=1 nothing is compiled: simulator.py runs the functions.
 
-Numba's own disk cache keys on the source of the kernel alone, needs a driver to look anything up, and a closure over an
-intrinsic makes its key new in every process; so cubins are kept by cache.py, under the kernel's name, the architecture
-and one hash over all sources of the package.
+Numba's own disk cache is not used: it keys on the source of the kernel alone, needs a driver to look anything up, and a
+closure over an intrinsic makes its key new in every process.
 """
 
 import contextlib
@@ -25,8 +24,7 @@ from numba.core import config
 from ..cache import no_collections
 
 SIMULATED = bool(config.ENABLE_CUDASIM)
-Architecture = tuple[int, int]  # compute capability
-LEAST_ARCHITECTURE = (8, 0)  # cp.async
+Architecture = tuple[int, int]  # compute capability; (8, 0) is the first with cp.async
 
 # Arguments of kernels: a pointer is one parameter where an array would be seven, and no index of it wraps round.
 REALS = types.CPointer(types.float32)
@@ -54,7 +52,7 @@ class Binary(NamedTuple):
 
 
 def device_function(function: Callable[..., Any]) -> Any:
-    """A function that kernels call, always inlined by NVVM; in the simulator the function itself."""
+    """A function that kernels call, always inlined by NVVM; in the simulator a plain call."""
     return cuda.jit(device=True)(function)
 
 
