@@ -10,7 +10,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-from numba_fftconv.cuda.toolchain import Architecture, Kernel, build
+import pytest
+
+from numba_fftconv.cuda.toolchain import SIMULATED, Architecture, Kernel, build, is_numba_cuda
 
 CLASSES = {
     "fp": ("FADD", "FMUL", "FFMA"),
@@ -19,8 +21,7 @@ CLASSES = {
     "lds": ("LDS",),
     "sts": ("STS",),
     "integer": ("IADD", "IMAD", "ISETP", "LEA", "LOP", "SHF", "IMNMX", "VIMNMX", "IABS", "UIADD", "UIMAD", "ULEA",
-                "USHF",
-                "ULOP", "UISETP", "SHL", "SHR", "VIADD", "UIADD3", "USEL", "SEL", "I2F", "F2I", "MUFU", "R2P"),
+                "USHF", "ULOP", "UISETP", "SHL", "SHR", "VIADD", "UIADD3", "USEL", "SEL", "I2F", "F2I", "MUFU", "R2P"),
 }  # fmt: skip
 
 
@@ -58,6 +59,10 @@ def tools() -> Path | None:
     return None
 
 
+compiles = pytest.mark.skipif(SIMULATED or not is_numba_cuda(), reason="compiles with NVIDIA's numba-cuda")
+reads_code = pytest.mark.skipif(tools() is None, reason="needs cuobjdump and nvdisasm")
+
+
 def _run(tool: str, *arguments: str) -> str:
     folder = tools()
     assert folder is not None, "no nvdisasm among the wheels"
@@ -66,15 +71,49 @@ def _run(tool: str, *arguments: str) -> str:
     return subprocess.run(command, check=True, capture_output=True, text=True, env=environment).stdout
 
 
-def report(kernel: Kernel, architecture: Architecture = (9, 0)) -> Report:
-    """Compile a kernel and count."""
+class Code(NamedTuple):
+    """A compiled kernel, taken apart."""
+
+    registers: int
+    stack: int
+    local: int
+    instructions: list[str]  # opcodes with their modifiers
+    loop: list[str]  # the innermost loop with most FFMA
+    ptx: str
+
+
+def read(kernel: Kernel, architecture: Architecture) -> Code:
+    """Compile a kernel and take its cubin apart."""
+    binary = build(kernel, architecture)
     with tempfile.TemporaryDirectory() as folder:
         cubin = Path(folder) / "kernel.cubin"
-        cubin.write_bytes(build(kernel, architecture).cubin)
-        usage, code = _run("cuobjdump", "-res-usage", str(cubin)), _run("nvdisasm", "-c", "-hex", str(cubin))
+        cubin.write_bytes(binary.cubin)
+        usage, code = _run("cuobjdump", "-res-usage", str(cubin)), _run("nvdisasm", "-c", str(cubin))
     sizes = {name: int(size) for name, size in re.findall(r"(REG|STACK|LOCAL):(\d+)", usage)}
-    instruction = re.compile(r"^\s*/\*[0-9a-f]+\*/\s+(?:@!?U?P\w+\s+)?([A-Z][A-Z0-9_.]*)", re.MULTILINE)
-    mix = Counter(instruction.findall(code))
+    names: list[str] = []
+    labels: dict[str, int] = {}
+    loops: list[list[str]] = []
+    for line in code.splitlines():
+        if label := re.match(r"\s*(\.L_x_\d+):", line):
+            labels[label[1]] = len(names)
+        elif found := re.match(r"\s*/\*[0-9a-f]+\*/\s+(?:@!?U?P\w+\s+)?([A-Z][\w.]*)(.*);", line):
+            names.append(found[1])
+            target = re.search(r"`\((\.L_x_\d+)\)", found[2])
+            if found[1].startswith("BRA") and target and labels.get(target[1], len(names)) < len(names) - 1:
+                loops.append(names[labels[target[1]] :])
+    loop = max(loops, key=lambda body: count(body, "FFMA"), default=[])
+    return Code(sizes["REG"], sizes["STACK"], sizes["LOCAL"], names, loop, binary.ptx)
+
+
+def count(names: list[str], pattern: str) -> int:
+    """Instructions whose opcode and modifiers match a regular expression from the start."""
+    return sum(bool(re.match(pattern, name)) for name in names)
+
+
+def report(kernel: Kernel, architecture: Architecture = (9, 0)) -> Report:
+    """Compile a kernel and count."""
+    code = read(kernel, architecture)
+    mix = Counter(code.instructions)
     del mix["NOP"]
     counts = dict.fromkeys(CLASSES, 0)
     for name, n in mix.items():
@@ -86,8 +125,8 @@ def report(kernel: Kernel, architecture: Architecture = (9, 0)) -> Report:
     total = sum(mix.values())
     other = total - sum(counts.values())
     return Report(
-        kernel.name, kernel.threads, sizes["REG"], kernel.shared_bytes, **counts, other=other, total=total,
-        stack=sizes["STACK"], local=sizes["LOCAL"], mix=mix,
+        kernel.name, kernel.threads, code.registers, kernel.shared_bytes, **counts, other=other, total=total,
+        stack=code.stack, local=code.local, mix=mix,
     )  # fmt: skip
 
 

@@ -4,16 +4,22 @@ Between the end of a bin and its pitch lies NaN: a kernel that reads it shows in
 `check`. So does an element of Y that nobody wrote.
 """
 
-from collections.abc import Iterator
+import itertools
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
-from numba_fftconv.cuda.product import Pitches, Shape
+from numba_fftconv.cuda import pointwise
+from numba_fftconv.cuda.product import Pitches, Shape, grid, product_kernel, vector_width
+from numba_fftconv.cuda.tiles import ProductConfig
+from numba_fftconv.cuda.toolchain import Kernel
 
 NAN = np.complex64(complex(np.nan, np.nan))
 EQUATIONS = {"forward": "fmc,fkc->fmk", "input_grad": "fmk,fkc->fmc", "weight_grad": "fmk,fmc->fkc"}
 TOLERANCE = 3e-7  # of the largest sum of magnitudes
+Launch = Callable[[Kernel, tuple[int, int, int], tuple[Any, ...]], None]  # whatever runs a kernel
 
 
 def bins_of(values: np.ndarray, gap: int) -> np.ndarray:
@@ -93,3 +99,53 @@ class Problem:
         values, sizes = self.expected(a, b, y)
         error = abs(bins[:, :inside].reshape(y.shape) - values).max() / sizes.max()
         assert error < TOLERANCE, f"{self}: error {error:.2e} of the sum of magnitudes"
+
+
+def multiply(
+    launch: Launch, problem: Problem, config: ProductConfig, arrays: tuple[np.ndarray, ...], vec: int | None = None
+) -> np.ndarray:
+    """Run a problem; the flat Y with its gaps."""
+    flat = [bins_of(x, problem.gap) for x in arrays]
+    before = [x.copy() for x in flat[:2]]
+    widest = vector_width(problem.pass_name, problem.shape, problem.pitches)
+    assert vec is None or vec <= widest
+    kernel = product_kernel(problem.pass_name, config, vec or widest)
+    blocks = grid(config, problem.rows, problem.columns, problem.bins, problem.groups)
+    launch(kernel, blocks, (*flat, problem.shape, problem.pitches))
+    for x, y in zip(before, flat[:2], strict=True):
+        np.testing.assert_array_equal(x, y)
+    return flat[2]
+
+
+def check_product(launch: Launch, problem: Problem, config: ProductConfig, vec: int | None = None) -> None:
+    arrays = problem.arrays()
+    problem.check(multiply(launch, problem, config, arrays, vec), *arrays)
+
+
+def check_chunks(launch: Launch, config: ProductConfig, cuts: tuple[int, ...]) -> None:
+    """Chunks of m in weight_grad, each going on from twice what the last one stored, have the bits of the whole."""
+    whole = Problem("weight_grad", 20, 18, 37)
+    a, b, y = whole.arrays()
+    once = multiply(launch, whole, config, (a, b, y))
+    for first, last in itertools.pairwise((0, *cuts, 37)):
+        part = Problem("weight_grad", 20, 18, last - first, accumulate=first > 0)
+        y = multiply(launch, part, config, (a[:, first:last], b[:, first:last], y)).reshape(y.shape)
+    np.testing.assert_array_equal(once.view(np.uint64), y.reshape(-1).view(np.uint64))
+
+
+def check_pointwise(
+    launch: Launch, pass_name: str, rows: int, channels: int, multiplier: int, accumulate: bool
+) -> None:
+    """One channel a group is the product with groups of depth, columns or rows of 1."""
+    m, n, k = {
+        "forward": (rows, multiplier, 1),
+        "input_grad": (rows, 1, multiplier),
+        "weight_grad": (multiplier, 1, rows),
+    }[pass_name]
+    problem = Problem(pass_name, m, n, k, 2, channels, gap=3, accumulate=accumulate)
+    arrays = problem.arrays()
+    flat = [bins_of(x, problem.gap) for x in arrays]
+    shape = pointwise.Depthwise(rows, channels, multiplier, int(accumulate))
+    blocks = pointwise.grid(pass_name, shape, 2)
+    launch(pointwise.pointwise_kernel(pass_name), blocks, (*flat, shape, problem.pitches))
+    problem.check(flat[2], *arrays)

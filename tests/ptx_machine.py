@@ -16,6 +16,8 @@ from typing import Any
 
 import numpy as np
 
+from numba_fftconv.cuda.toolchain import Kernel, build
+
 TYPES: dict[str, Any] = {
     "b32": np.uint32, "u32": np.uint32, "s32": np.int32, "b64": np.uint64, "u64": np.uint64, "s64": np.int64,
     "f32": np.float32, "b16": np.uint16, "u16": np.uint16, "s16": np.int16, "pred": np.bool_,
@@ -265,20 +267,34 @@ class Memory:
         return at[:, None] + np.arange(size)
 
 
-def run(ptx: str, grid: tuple[int, int, int], threads: int, shared_bytes: int, arguments: tuple[Any, ...]) -> None:
-    """Run a kernel: arrays are pointers to themselves, and NamedTuples of integers are passed field by field."""
+@cache
+def ptx_of(kernel: Kernel) -> str:
+    """What is run: the code for sm_90."""
+    return build(kernel, (9, 0)).ptx
+
+
+def run(kernel: Kernel, grid: tuple[int, int, int], arguments: tuple[Any, ...], ptx: str | None = None) -> None:
+    """Run a kernel, or `ptx` in its place: arrays are pointers to themselves, None is the null pointer, and NamedTuples
+    are passed field by field."""
     flat: list[Any] = []
     for argument in arguments:
         flat += argument if isinstance(argument, tuple) else [argument]
     arrays = [x for x in flat if isinstance(x, np.ndarray)]
     memory = Memory(arrays)
     addresses = iter(memory.starts)
-    values = [GLOBAL + next(addresses) if isinstance(x, np.ndarray) else int(x) for x in flat]
-    program = Program(ptx)
+    values = [GLOBAL + next(addresses) if isinstance(x, np.ndarray) else _bits(x) for x in flat]
+    program = Program(ptx_of(kernel) if ptx is None else ptx)
     named = {name: value for (_, name), value in zip(program.parameters, values, strict=True)}
     for z in range(grid[2]):
         for y in range(grid[1]):
             for x in range(grid[0]):
-                Block(program, (x, y, z), grid, threads, shared_bytes, memory, named).run()
+                Block(program, (x, y, z), grid, kernel.threads, kernel.shared_bytes, memory, named).run()
     for start, array in zip(memory.starts, arrays, strict=True):
         array.reshape(-1).view(np.uint8)[:] = memory.data[start : start + array.nbytes]
+
+
+def _bits(value: Any) -> int:
+    """A number as a kernel gets it: floats are float32."""
+    if isinstance(value, float | np.floating):
+        return int(np.float32(value).view(np.uint32))
+    return 0 if value is None else int(value)

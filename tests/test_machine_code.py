@@ -10,16 +10,15 @@ from typing import Any
 import numpy as np
 import ptx_machine
 import pytest
-from machine_code import Report, report, table, tools
+from machine_code import Report, compiles, reads_code, report, table
 from transform_problem import Pointer, Problem, check_inverse, check_transform
 
 from numba_fftconv.cuda import fft2d
-from numba_fftconv.cuda.toolchain import SIMULATED, Kernel, build, is_numba_cuda
+from numba_fftconv.cuda.toolchain import Kernel
 from numba_fftconv.geometry import PlaneMap
 from numba_fftconv.options import FFT_SIZES
 
-pytestmark = pytest.mark.skipif(SIMULATED or not is_numba_cuda(), reason="compiles with NVIDIA's numba-cuda")
-reads_code = pytest.mark.skipif(tools() is None, reason="needs cuobjdump and nvdisasm")
+pytestmark = compiles
 
 MOST_SHARED = 100_000  # bytes of a block, of the 227 KB (163 KB) that sm_90 (sm_80) gives
 Variant = tuple[str, int, bool, bool, bool, tuple[int, int]]  # direction, T, half, spaced, accumulate, architecture
@@ -78,7 +77,7 @@ def test_code_is_as_it_was_designed(variant: Variant, reports: dict[Variant, Rep
     assert found.count(r"(LD|ST)\.") == 0, "an access whose memory space the compiler did not see"
 
     # Two samples a row, in accesses of one float each; a bin in one access of 64 bits.
-    bins = 2 * T + 2 - (T == 2) * 2 if T > 2 else 4 + 2
+    bins = 2 * T + 2
     planes = found.count(r"LDG\.E$" if what == "transform" else r"STG\.E$")
     assert planes == 2 * heights
     wide = found.count(r"STG\.E\.64" if what == "transform" else r"LDG\.E\.64")
@@ -101,16 +100,10 @@ def test_code_is_as_it_was_designed(variant: Variant, reports: dict[Variant, Rep
 
 def launch(kernel: Kernel, grid: tuple[int, int, int], arguments: tuple[Any, ...]) -> None:
     """Run the PTX of sm_90; only views that begin where their array does."""
-    passed = []
     for argument in arguments:
         if isinstance(argument, Pointer):
             assert argument.view.__array_interface__["data"] == argument.base.__array_interface__["data"]
-            passed.append(argument.base)
-        elif isinstance(argument, fft2d.Epilogue):
-            passed.append(tuple(int(x) for x in np.array(argument, np.float32).view(np.uint32)))
-        else:
-            passed.append(0 if argument is None else argument)
-    ptx_machine.run(build(kernel, (9, 0)).ptx, grid, kernel.threads, kernel.shared_bytes, tuple(passed))
+    ptx_machine.run(kernel, grid, tuple(x.base if isinstance(x, Pointer) else x for x in arguments))
 
 
 MAPS = PlaneMap(-3, 5, 1, 2, 7, 3), PlaneMap(4, 6, 1, 0, 6, 2)

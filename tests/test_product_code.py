@@ -4,62 +4,20 @@ import dataclasses
 import re
 import subprocess
 import sys
-from pathlib import Path
-from typing import NamedTuple
 
-import machine_code
 import pytest
+from machine_code import Code, compiles, count, read, reads_code
 
 from numba_fftconv.cuda.pointwise import pointwise_kernel
 from numba_fftconv.cuda.product import FORMS, product_kernel
 from numba_fftconv.cuda.tiles import TILES, ProductConfig
-from numba_fftconv.cuda.toolchain import SIMULATED, Kernel, build, is_numba_cuda
 
-pytestmark = [
-    pytest.mark.skipif(SIMULATED or not is_numba_cuda(), reason="needs NVIDIA's numba-cuda, and compiles"),
-    pytest.mark.skipif(machine_code.tools() is None, reason="needs nvdisasm and cuobjdump"),
-]
+pytestmark = [compiles, reads_code]
 
 # Registers that a thread may take for its accumulators. Beyond 255 the compiler spills, beyond the budget of tiles.py
 # for 32 and 16 a multiprocessor holds a block fewer.
 REGISTERS = {64: 255, 32: 128, 16: 96}
 LEAST_SHARE = 0.85  # of FFMA among the instructions of the loop
-
-
-class Code(NamedTuple):
-    """What a test asks of a cubin."""
-
-    registers: int
-    stack: int
-    local: int
-    instructions: list[str]
-    loop: list[str]  # the innermost loop with most FFMA
-    ptx: str
-
-
-def read(kernel: Kernel, architecture: tuple[int, int], folder: Path) -> Code:
-    binary = build(kernel, architecture)
-    cubin = folder / "kernel.cubin"
-    cubin.write_bytes(binary.cubin)
-    sizes = dict(re.findall(r"(REG|STACK|LOCAL):(\d+)", machine_code._run("cuobjdump", "-res-usage", str(cubin))))
-    names: list[str] = []
-    labels: dict[str, int] = {}
-    loops: list[tuple[int, int]] = []
-    for line in machine_code._run("nvdisasm", "-c", str(cubin)).splitlines():
-        if label := re.match(r"\s*(\.L_x_\d+):", line):
-            labels[label[1]] = len(names)
-        elif found := re.match(r"\s*/\*[0-9a-f]+\*/\s+(?:@!?U?P\w+\s+)?([A-Z][\w.]*)(.*);", line):
-            names.append(found[1])
-            target = re.search(r"`\((\.L_x_\d+)\)", found[2])
-            if found[1].startswith("BRA") and target and labels.get(target[1], len(names)) < len(names) - 1:
-                loops.append((labels[target[1]], len(names)))
-    bodies = [names[first:last] for first, last in loops]
-    loop = max(bodies, key=lambda body: count(body, "FFMA"), default=[])
-    return Code(int(sizes["REG"]), int(sizes["STACK"]), int(sizes["LOCAL"]), names, loop, binary.ptx)
-
-
-def count(names: list[str], pattern: str) -> int:
-    return sum(bool(re.match(pattern, name)) for name in names)
 
 
 def check_clean(code: Code, name: str) -> None:
@@ -70,9 +28,12 @@ def check_clean(code: Code, name: str) -> None:
     assert not re.search(r"^\s+(?:@\S+\s+)?[a-z][\w.]*\.f64", code.ptx, re.MULTILINE), name
 
 
-def check_product(config: ProductConfig, pass_name: str, vec: int, architecture: tuple[int, int], folder: Path) -> Code:
+@pytest.mark.parametrize("config", TILES, ids=str)
+@pytest.mark.parametrize("pass_name", FORMS)
+@pytest.mark.parametrize("vec", [1, 2])
+def test_hopper(config: ProductConfig, pass_name: str, vec: int) -> None:
     kernel = product_kernel(pass_name, config, vec)
-    code = read(kernel, architecture, folder)
+    code = read(kernel, (9, 0))
     check_clean(code, kernel.name)
     assert re.search(r"\.extern \.shared \.align 16 ", code.ptx), "vectors of 16 bytes want their alignment said"
     accumulators = config.TM * config.TN
@@ -86,31 +47,23 @@ def check_product(config: ProductConfig, pass_name: str, vec: int, architecture:
     assert count(code.instructions, r"STG\.E\.128" if wide else r"STG\.E\.64") == accumulators // (2 if wide else 1)
     share = count(code.loop, "FFMA") / len(code.loop)
     assert share >= LEAST_SHARE, f"{kernel.name}: {share:.1%} of {len(code.loop)} instructions are FFMA"
-    return code
-
-
-@pytest.mark.parametrize("config", TILES, ids=str)
-@pytest.mark.parametrize("pass_name", FORMS)
-@pytest.mark.parametrize("vec", [1, 2])
-def test_hopper(config: ProductConfig, pass_name: str, vec: int, tmp_path: Path) -> None:
-    check_product(config, pass_name, vec, (9, 0), tmp_path)
 
 
 @pytest.mark.parametrize("config", [TILES[1], TILES[3], TILES[5]], ids=str)
 @pytest.mark.parametrize("pass_name", FORMS)
-def test_ampere(config: ProductConfig, pass_name: str, tmp_path: Path) -> None:
+def test_ampere(config: ProductConfig, pass_name: str) -> None:
     """The oldest architecture that has cp.async; shares are a matter of the newest."""
     kernel = product_kernel(pass_name, config, 2)
-    code = read(kernel, (8, 0), tmp_path)
+    code = read(kernel, (8, 0))
     check_clean(code, kernel.name)
     assert code.registers <= REGISTERS[config.TM * config.TN]
     assert count(code.instructions, r"LDGSTS\..*128") and count(code.instructions, r"LDS\.128")
 
 
 @pytest.mark.parametrize("pass_name", FORMS)
-def test_pointwise(pass_name: str, tmp_path: Path) -> None:
+def test_pointwise(pass_name: str) -> None:
     """All accesses are 64 bits, and the main loop reads four rows before its first FFMA."""
-    code = read(pointwise_kernel(pass_name), (9, 0), tmp_path)
+    code = read(pointwise_kernel(pass_name), (9, 0))
     check_clean(code, pass_name)
     assert code.registers <= 64  # eight blocks of 128 threads
     assert all(op == "LDG.E.64" for op in code.instructions if re.match("LDG(?!DEP)", op))
@@ -119,10 +72,10 @@ def test_pointwise(pass_name: str, tmp_path: Path) -> None:
     assert count(code.loop[:first], "LDG") >= 4
 
 
-def test_the_reader_sees_a_spill(tmp_path: Path) -> None:
+def test_the_reader_sees_a_spill() -> None:
     """The test of the tests: with registers for twice the blocks the accumulators do not fit."""
     kernel = product_kernel("forward", TILES[3], 2)
-    code = read(dataclasses.replace(kernel, least_blocks=2 * kernel.least_blocks), (9, 0), tmp_path)
+    code = read(dataclasses.replace(kernel, least_blocks=2 * kernel.least_blocks), (9, 0))
     with pytest.raises(AssertionError):
         check_clean(code, kernel.name)
 

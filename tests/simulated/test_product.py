@@ -4,10 +4,19 @@ import itertools
 
 import numpy as np
 import pytest
-from product_problem import TOLERANCE, Problem, bins_of, random
+from product_problem import (
+    TOLERANCE,
+    Problem,
+    bins_of,
+    check_chunks,
+    check_pointwise,
+    check_product,
+    multiply,
+    random,
+)
 
 from numba_fftconv.cuda import pointwise
-from numba_fftconv.cuda.product import FORMS, Pitches, grid, launches, product_kernel, vector_width
+from numba_fftconv.cuda.product import FORMS, Pitches, launches, product_kernel
 from numba_fftconv.cuda.simulator import run
 from numba_fftconv.cuda.tiles import TILES, ProductConfig
 
@@ -16,34 +25,13 @@ pytestmark = pytest.mark.usefixtures("order")
 T64, T32 = TILES[3], TILES[5]
 
 
-def multiply(
-    problem: Problem, config: ProductConfig, arrays: tuple[np.ndarray, ...], vec: int | None = None
-) -> np.ndarray:
-    """Run a problem; the flat Y with its gaps."""
-    flat = [bins_of(x, problem.gap) for x in arrays]
-    before = [x.copy() for x in flat[:2]]
-    widest = vector_width(problem.pass_name, problem.shape, problem.pitches)
-    assert vec is None or vec <= widest
-    kernel = product_kernel(problem.pass_name, config, vec or widest)
-    blocks = grid(config, problem.rows, problem.columns, problem.bins, problem.groups)
-    run(kernel, blocks, (*flat, problem.shape, problem.pitches))
-    for x, y in zip(before, flat[:2], strict=True):
-        np.testing.assert_array_equal(x, y)
-    return flat[2]
-
-
-def check(problem: Problem, config: ProductConfig, vec: int | None = None) -> None:
-    arrays = problem.arrays()
-    problem.check(multiply(problem, config, arrays, vec), *arrays)
-
-
 @pytest.mark.parametrize("config", TILES, ids=str)
 @pytest.mark.parametrize("pass_name", FORMS)
 @pytest.mark.parametrize("odd", [0, 1], ids=["even", "odd"])
 def test_every_tile(pass_name: str, config: ProductConfig, odd: int) -> None:
     """One block, ragged on every side, a depth of more slabs than are kept."""
     depth = config.BK * (config.stages + 1) - 2 + odd
-    check(Problem(pass_name, config.BM - 2 - odd, config.BN - 4 + odd, depth, gap=2), config)
+    check_product(run, Problem(pass_name, config.BM - 2 - odd, config.BN - 4 + odd, depth, gap=2), config)
 
 
 @pytest.mark.parametrize("pass_name", FORMS)
@@ -54,44 +42,39 @@ def test_every_tile(pass_name: str, config: ProductConfig, odd: int) -> None:
 def test_ragged(pass_name: str, rows: int, columns: int, depth: int) -> None:
     """Extents about a tile and a slab, several blocks and bins, pitches of odd and even gaps."""
     for gap, bins in ((0, 1), (3, 2), (4, 2)):
-        check(Problem(pass_name, rows, columns, depth, bins, gap=gap), T32)
+        check_product(run, Problem(pass_name, rows, columns, depth, bins, gap=gap), T32)
 
 
 @pytest.mark.parametrize("pass_name", FORMS)
 def test_narrow_copies_of_even_rows(pass_name: str) -> None:
-    check(Problem(pass_name, 36, 34, 18, 2, gap=2), T32, vec=1)
+    check_product(run, Problem(pass_name, 36, 34, 18, 2, gap=2), T32, vec=1)
 
 
 @pytest.mark.parametrize("pass_name", FORMS)
 @pytest.mark.parametrize("groups", [2, 3])
 @pytest.mark.parametrize("rows, columns, depth", [(4, 6, 10), (5, 3, 7), (34, 2, 18)])
 def test_groups(pass_name: str, groups: int, rows: int, columns: int, depth: int) -> None:
-    check(Problem(pass_name, rows, columns, depth, 2, groups, gap=6, accumulate=groups == 3), T32)
+    check_product(run, Problem(pass_name, rows, columns, depth, 2, groups, gap=6, accumulate=groups == 3), T32)
 
 
 @pytest.mark.parametrize("pass_name", FORMS)
 @pytest.mark.parametrize("config", [T64, T32], ids=str)
 def test_sums_go_on(pass_name: str, config: ProductConfig) -> None:
-    check(Problem(pass_name, 35, 33, 9, 2, gap=1, accumulate=True), config)
+    check_product(run, Problem(pass_name, 35, 33, 9, 2, gap=1, accumulate=True), config)
 
 
 @pytest.mark.parametrize("cuts", [(16, 34), (1, 20), (7, 8)], ids=str)
 def test_a_depth_in_chunks_has_the_same_bits(cuts: tuple[int, int]) -> None:
-    """Chunks of m in weight_grad, wherever they are cut: each goes on from twice what the last one stored."""
-    whole = Problem("weight_grad", 20, 18, 37)
-    a, b, y = whole.arrays()
-    once = multiply(whole, T32, (a, b, y))
-    for first, last in itertools.pairwise((0, *cuts, 37)):
-        part = Problem("weight_grad", 20, 18, last - first, accumulate=first > 0)
-        y = multiply(part, T32, (a[:, first:last], b[:, first:last], y)).reshape(y.shape)
-    np.testing.assert_array_equal(once.view(np.uint64), y.reshape(-1).view(np.uint64))
+    """Wherever they are cut."""
+    check_chunks(run, T32, cuts)
 
 
 def test_tiles_agree_bit_by_bit() -> None:
     """Every element is summed in the same order whatever the tile."""
     problem = Problem("forward", 12, 14, 34)
     arrays = problem.arrays()
-    results = [multiply(problem, config, arrays, vec) for config in (TILES[1], T64, T32, *TILES[6:]) for vec in (1, 2)]
+    configs = (TILES[1], T64, T32, *TILES[6:])
+    results = [multiply(run, problem, config, arrays, vec) for config in configs for vec in (1, 2)]
     for result in results[1:]:
         np.testing.assert_array_equal(results[0].view(np.uint64), result.view(np.uint64))
 
@@ -114,19 +97,7 @@ def test_launches_cut_the_bins(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("rows, channels", [(1, 1), (3, 5), (34, 4), (33, 50)])
 @pytest.mark.parametrize("accumulate", [False, True])
 def test_pointwise(pass_name: str, multiplier: int, rows: int, channels: int, accumulate: bool) -> None:
-    """One channel a group is the product with groups of depth, columns or rows of 1."""
-    m, n, k = {
-        "forward": (rows, multiplier, 1),
-        "input_grad": (rows, 1, multiplier),
-        "weight_grad": (multiplier, 1, rows),
-    }[pass_name]
-    problem = Problem(pass_name, m, n, k, 2, channels, gap=3, accumulate=accumulate)
-    arrays = problem.arrays()
-    flat = [bins_of(x, problem.gap) for x in arrays]
-    shape = pointwise.Depthwise(rows, channels, multiplier, int(accumulate))
-    kernel = pointwise.pointwise_kernel(pass_name)
-    run(kernel, pointwise.grid(pass_name, shape, 2), (*flat, shape, problem.pitches))
-    problem.check(flat[2], *arrays)
+    check_pointwise(run, pass_name, rows, channels, multiplier, accumulate)
 
 
 def test_pointwise_chunks_have_the_same_bits() -> None:
@@ -149,6 +120,6 @@ def test_the_definition_notices_a_wrong_sign() -> None:
     """The test of the tests."""
     problem = Problem("forward", 3, 4, 5)
     a, b, y = problem.arrays()
-    wrong = multiply(problem, T32, (a, b.conj(), y))
+    wrong = multiply(run, problem, T32, (a, b.conj(), y))
     values, sizes = problem.expected(a, b, y)
     assert abs(wrong.reshape(y.shape) - values).max() > 1e4 * TOLERANCE * sizes.max()
