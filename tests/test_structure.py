@@ -24,7 +24,8 @@ LAYERS = [
     ["cpu.product", "cpu.fft2d", "cpu.butterfly", "cpu.vector", "cpu"],
     ["cuda.simulator"],
     ["cuda.fft2d", "cuda.pointwise", "cuda.product"],
-    ["cuda.slab", "cuda.tiles", "cuda.planes", "cuda.butterfly", "cuda.intrinsics", "cuda.toolchain", "cuda"],
+    ["cuda.slab", "cuda.tiles", "cuda.planes", "cuda.butterfly", "cuda.intrinsics"],
+    ["cuda.memory", "cuda.toolchain", "cuda"],
     ["cache", "errors"],
 ]
 ORDER = [name for layer in LAYERS for name in layer]

@@ -11,8 +11,9 @@ from numba import complex64, cuda
 from transform_problem import WORST, Pointer, Problem, check_inverse, check_transform
 
 from numba_fftconv.cuda import butterfly, fft2d
+from numba_fftconv.cuda.memory import Memory
 from numba_fftconv.cuda.planes import Epilogue
-from numba_fftconv.cuda.simulator import Memory, run
+from numba_fftconv.cuda.simulator import run
 from numba_fftconv.cuda.toolchain import COMPLEXES, Kernel
 from numba_fftconv.geometry import PlaneMap
 from numba_fftconv.options import FFT_SIZES

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from numba import complex64, cuda, float32, int32, types, uint32, uint64
 
-from numba_fftconv.cuda.simulator import Deadlock, Memory, install, run
+from numba_fftconv.cuda.memory import Memory
+from numba_fftconv.cuda.simulator import Deadlock, install, run
 from numba_fftconv.cuda.toolchain import COMPLEXES, REALS, Kernel, device_function, namedtuple_type
 
 THREADS = 64
