@@ -31,3 +31,7 @@ class DeviceMismatchError(FFTConvError, ValueError):
 
 class PlanMismatchError(FFTConvError, ValueError):
     """A plan or a SpectralWeight used with other shapes, another dtype or another device."""
+
+
+class CudaError(FFTConvError, RuntimeError):
+    """A call of the CUDA driver that failed: the call or kernel, the driver's name and words for it."""

@@ -10,9 +10,9 @@ wrongly, shows as a wrong result; shared memory begins as NaN. Races between the
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -33,6 +33,8 @@ BINARY: dict[str, Callable[..., Any]] = {
 COMPARE: dict[str, Callable[..., Any]] = {
     "lt": np.less, "le": np.less_equal, "gt": np.greater, "ge": np.greater_equal, "eq": np.equal, "ne": np.not_equal,
     "lo": np.less, "ls": np.less_equal, "hi": np.greater, "hs": np.greater_equal,
+    "ltu": lambda x, y: ~(x >= y), "leu": lambda x, y: ~(x > y),  # true of NaN
+    "gtu": lambda x, y: ~(x <= y), "geu": lambda x, y: ~(x < y),
 }  # fmt: skip
 
 
@@ -73,7 +75,7 @@ class Block:
         grid: tuple[int, ...],
         threads: int,
         shared_bytes: int,
-        memory: "Memory",
+        memory: "Addressed",
         values: dict[str, int],
     ) -> None:
         self.program, self.threads, self.memory, self.values = program, threads, memory, values
@@ -118,6 +120,8 @@ class Block:
         return np.array(int(name, 0) & ((1 << 8 * size) - 1), f"u{size}").view(kind)[()]
 
     def put(self, name: str, value: np.ndarray, active: np.ndarray) -> None:
+        if name.startswith("%rd") and value.dtype.itemsize == 4:  # a load extends by its type
+            value = value.astype(WIDER[value.dtype.type])
         bits = value if value.dtype == np.bool_ else value.view(f"u{value.dtype.itemsize}")
         if name not in self.registers:
             self.registers[name] = np.zeros(self.threads, bits.dtype)
@@ -174,7 +178,7 @@ class Block:
         if word == "ld":
             size = np.dtype(kind).itemsize
             bits = self.values[given[0].strip("[]")] & ((1 << 8 * size) - 1)
-            return np.full(self.threads, bits, f"u{size}")
+            return np.full(self.threads, bits, f"u{size}").view(kind)
         if word in ("mov", "cvta"):
             return self.get(given[0], kind).copy()
         if word == "cvt":
@@ -244,6 +248,14 @@ class Block:
             self.open.append((where, data))
 
 
+class Addressed(Protocol):
+    """Global memory: bytes, and the indices of those that an access of `size` bytes at an address meets, checked."""
+
+    data: np.ndarray
+
+    def checked(self, address: np.ndarray, size: int) -> np.ndarray: ...
+
+
 class Memory:
     """Global memory that holds copies of some arrays, with gaps of forbidden bytes between them."""
 
@@ -267,6 +279,22 @@ class Memory:
         return at[:, None] + np.arange(size)
 
 
+def execute(
+    program: Program,
+    grid: tuple[int, int, int],
+    threads: int,
+    shared_bytes: int,
+    memory: Addressed,
+    values: Sequence[int],
+) -> None:
+    """Run all blocks of a kernel on its parameters as bits: numbers, and addresses in the memory."""
+    named = {name: value for (_, name), value in zip(program.parameters, values, strict=True)}
+    for z in range(grid[2]):
+        for y in range(grid[1]):
+            for x in range(grid[0]):
+                Block(program, (x, y, z), grid, threads, shared_bytes, memory, named).run()
+
+
 @cache
 def ptx_of(kernel: Kernel) -> str:
     """What is run: the code for sm_90."""
@@ -284,11 +312,7 @@ def run(kernel: Kernel, grid: tuple[int, int, int], arguments: tuple[Any, ...], 
     addresses = iter(memory.starts)
     values = [GLOBAL + next(addresses) if isinstance(x, np.ndarray) else _bits(x) for x in flat]
     program = Program(ptx_of(kernel) if ptx is None else ptx)
-    named = {name: value for (_, name), value in zip(program.parameters, values, strict=True)}
-    for z in range(grid[2]):
-        for y in range(grid[1]):
-            for x in range(grid[0]):
-                Block(program, (x, y, z), grid, kernel.threads, kernel.shared_bytes, memory, named).run()
+    execute(program, grid, kernel.threads, kernel.shared_bytes, memory, values)
     for start, array in zip(memory.starts, arrays, strict=True):
         array.reshape(-1).view(np.uint8)[:] = memory.data[start : start + array.nbytes]
 
