@@ -3,6 +3,7 @@
 import os
 import platform
 import time
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -18,12 +19,12 @@ def processor() -> str:
     return names[0] if names else platform.processor() or platform.machine()
 
 
-def versions() -> dict[str, str]:
+def versions(packages: Iterable[str] = PACKAGES) -> dict[str, str]:
     """The version of Python and of every package that a figure depends on."""
     import numba_fftconv
 
     found = {"python": platform.python_version(), "numba_fftconv": numba_fftconv.__version__}
-    for package in PACKAGES:
+    for package in packages:
         try:
             found[package] = version(package)
         except PackageNotFoundError:
@@ -36,14 +37,14 @@ def load_average() -> float | None:
     return round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None
 
 
-def describe(threads: int) -> dict[str, object]:
+def describe(threads: int, packages: Iterable[str] = PACKAGES) -> dict[str, object]:
     """The heading of a result: device, versions, date, threads, load average."""
     return {
         "device": processor(),
         "cores": os.cpu_count(),
         "system": platform.platform(),
         "threads": threads,
-        "versions": versions(),
+        "versions": versions(packages),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "load_average": load_average(),
     }

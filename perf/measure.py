@@ -3,14 +3,13 @@
 A round gives every contestant one turn, within one process, so that whatever disturbs the machine disturbs all; a ratio
 is one of medians over the same rounds. A turn begins with calls that are not timed: threads that slept while another
 library ran need tens of milliseconds until the system gives each a core of its own again, and a network does not
-change its library from layer to layer.
+change its library from layer to layer. What a turn is on a CPU and on a GPU stands in place.py and gpu.py.
 """
 
 import gc
 import statistics
-import time
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import ours
@@ -18,12 +17,12 @@ import peers
 import torch
 from layers import Layer
 from machine import Gate, load_average
+from place import SETTLE_SECONDS, TURN, Call, Place
 from yardstick import Yardstick
 
 from numba_fftconv import ConvPlan
+from numba_fftconv.passes import PASSES
 
-SETTLE_SECONDS = 0.06
-TURN = 5
 PROFILE_RUNS = 5
 SAMPLE_IMAGES = 2
 SAMPLE_GROUPS = 4
@@ -50,7 +49,10 @@ def summarise(seconds: list[float]) -> dict[str, float]:
 
 @dataclass
 class Row:
-    """What was measured of one pass of one layer; times in seconds, `bound` by the yardstick from flops and bytes."""
+    """What was measured of one pass of one layer; times in seconds, `bound` by the yardstick from flops and bytes.
+
+    A stage's bound is a name and seconds. Stages' bounds, the host's seconds a call and peaks are those of a GPU.
+    """
 
     layer: str
     problem: str
@@ -67,6 +69,9 @@ class Row:
     probes: dict[str, dict[str, float]] = field(default_factory=dict)
     targets: dict[str, float] = field(default_factory=dict)
     stages: dict[str, float] = field(default_factory=dict)
+    stage_bounds: dict[str, tuple[str, float]] = field(default_factory=dict)
+    host: float | None = None
+    peak_bytes: dict[str, int] = field(default_factory=dict)
     quiet_share: float = 0.0
     load_average: float | None = None
 
@@ -107,10 +112,12 @@ class Row:
         return {**asdict(self), **derived}
 
 
-def stage_times(plan: ConvPlan, pass_name: str, arrays: peers.Arrays) -> dict[str, float]:
+def stage_times(plan: ConvPlan, pass_name: str, operands: tuple[Any, ...], place: Place) -> dict[str, float]:
     """Median seconds per stage as the plan's own profile reports them."""
-    first, second = {"forward": ("x", "w"), "input_grad": ("dy", "w"), "weight_grad": ("x", "dy")}[pass_name]
-    runs = [plan.profile(pass_name, arrays[first], arrays[second]) for _ in range(PROFILE_RUNS)]
+    runs = []
+    for _ in range(PROFILE_RUNS):
+        place.forget()
+        runs.append(plan.profile(pass_name, *operands))
     return {stage: statistics.median(run[stage] for run in runs) for stage in runs[0]}
 
 
@@ -130,7 +137,7 @@ def spread(count: int, total: int) -> np.ndarray:
     return np.unique(np.linspace(0, total - 1, min(count, total)).astype(np.int64))
 
 
-def sampled_error(layer: Layer, pass_name: str, arrays: peers.Arrays, result: np.ndarray) -> float:
+def sampled_error(layer: Layer, pass_name: str, arrays: peers.Arrays, result: np.ndarray, place: Place) -> float:
     """Relative L2 error against torch in float64, on a few images, groups and filters, first and last among them.
 
     All elements are compared with the peers' results, more loosely.
@@ -143,52 +150,36 @@ def sampled_error(layer: Layer, pass_name: str, arrays: peers.Arrays, result: np
         filters = filters[spread(SAMPLE_FILTERS, len(filters))]
     read, written = np.ix_(images, channels), np.ix_(images, filters)
     parts = (arrays["x"][read], arrays["w"][filters], arrays["dy"][written])
-    tensors = [torch.from_numpy(part).double() for part in parts]
-    exact = peers.torch_call(replace(layer, groups=len(groups)), pass_name, *tensors).numpy()
+    tensors = [torch.as_tensor(place.put(part)).double() for part in parts]
+    exact = place.numpy(peers.torch_call(replace(layer, groups=len(groups)), pass_name, *tensors))
     sample = result[{"forward": written, "input_grad": read, "weight_grad": filters}[pass_name]]
     return float(np.linalg.norm((sample - exact).ravel()) / np.linalg.norm(exact.ravel()))
 
 
-def agree(result: np.ndarray, other: object) -> bool:
+def agree(result: Any, other: Any, loose: float) -> bool:
     """Whether every element agrees with a peer's, up to a loose bound in units of the result's own scale."""
-    return bool(np.abs(result - np.asarray(other)).max() <= LOOSE * np.abs(result).max())
+    return bool(abs(result - other).max() <= loose * abs(result).max())
 
 
-def clock(call: Callable[[], object]) -> float:
-    """Seconds of one call; what it returns is freed after the clock has stopped."""
-    start = time.perf_counter()
-    result = call()
-    seconds = time.perf_counter() - start
-    del result
-    return seconds
-
-
-def turn(call: Callable[[], object], gate: Gate) -> list[float]:
-    """Seconds of TURN calls after SETTLE_SECONDS of others, of one call after one other where that is slow."""
-    gate.wait()
-    end = time.perf_counter() + SETTLE_SECONDS
-    slow = clock(call) > SETTLE_SECONDS
-    while time.perf_counter() < end:
-        clock(call)
-    return [clock(call) for _ in range(1 if slow else TURN)]
-
-
-def probe(calls: peers.Settings, result: np.ndarray, gate: Gate) -> dict[str, float]:
+def probe(calls: peers.Settings, result: Any, loose: float, gate: Gate, place: Place) -> dict[str, float]:
     """The best call in one turn of each setting; its result must be ours."""
     best = {}
     for name, call in calls.items():
-        if not agree(result, call()):
-            raise WrongResultError(f"{name} and numba_fftconv differ by more than {LOOSE:g} of the largest element")
-        best[name] = min(turn(call, gate))
+        if not agree(result, place.comparable(call()), loose):
+            raise WrongResultError(f"{name} and numba_fftconv differ by more than {loose:g} of the largest element")
+        best[name] = min(place.turn(call, gate))
     return best
 
 
-def measure(layer: Layer, pass_name: str, effort: Effort, threads: int, yardstick: Yardstick) -> Row:
+def measure(layer: Layer, pass_name: str, effort: Effort, threads: int, yardstick: Yardstick, place: Place) -> Row:
     """One row of the table."""
-    arrays = peers.operands(layer)
-    plan, gate = ours.plan(layer, pass_name), Gate(effort.patience)
+    layer, plan, gate = place.promised(layer), ours.plan(layer, place.name), Gate(effort.patience)
+    host_arrays = peers.operands(layer)
+    arrays = {name: place.put(array) for name, array in host_arrays.items()}
+    named = {"input": arrays["x"], "weight": arrays["w"], "grad_output": arrays["dy"]}
+    operands = tuple(named[name] for name in PASSES[pass_name].operands)
 
-    def call() -> np.ndarray:
+    def call() -> Any:
         return ours.call(layer, pass_name, **arrays)
 
     result = call()
@@ -200,13 +191,13 @@ def measure(layer: Layer, pass_name: str, effort: Effort, threads: int, yardstic
         flops=plan.flops[pass_name],
         bytes=plan.bytes[pass_name],
         bound=yardstick.bound(plan.flops[pass_name], plan.bytes[pass_name], layer.dtype),
-        error=sampled_error(layer, pass_name, arrays, result),
+        error=sampled_error(layer, pass_name, host_arrays, place.numpy(result), place),
         tolerance=tolerance(layer, plan, pass_name),
     )
 
-    contestants: dict[str, Callable[[], object]] = {}
-    for peer, calls in peers.settings(layer, pass_name, arrays, threads).items():
-        row.probes[peer] = probe(calls, result, gate)
+    contestants: dict[str, Call] = {}
+    for peer, calls in place.settings(layer, pass_name, arrays, threads).items():
+        row.probes[peer] = probe(calls, result, place.loose.get(peer, LOOSE), gate, place)
         row.settings[peer] = min(row.probes[peer], key=row.probes[peer].__getitem__)
         contestants[peer] = calls[row.settings[peer]]
         if (ratio := layer.target(pass_name, peer)) is not None:
@@ -215,17 +206,18 @@ def measure(layer: Layer, pass_name: str, effort: Effort, threads: int, yardstic
 
     contestants = {"ours": call, **contestants}
     samples: dict[str, list[float]] = {name: [] for name in contestants}
-    best = [clock(call), *(min(times.values()) for times in row.probes.values())]
+    best = [place.clock(call), *(min(times.values()) for times in row.probes.values())]
     round_seconds = sum(SETTLE_SECONDS + max(SETTLE_SECONDS, TURN * seconds) for seconds in best)
     gc.collect()
     gc.disable()
     for _ in range(max(1, min(effort.rounds, int(effort.seconds / round_seconds)))):
         for name, contestant in contestants.items():
-            samples[name] += turn(contestant, gate)
+            samples[name] += place.turn(contestant, gate)
     gc.enable()
 
     row.ours = samples.pop("ours")
     row.peers = samples
-    row.stages = stage_times(plan, pass_name, arrays)
+    row.stages = stage_times(plan, pass_name, operands, place)
+    place.complete(row, plan, yardstick, operands, contestants)
     row.quiet_share, row.load_average = round(gate.quiet_share, 3), load_average()
     return row

@@ -1,12 +1,13 @@
-"""The layers by the functions that a user calls: NumPy arrays in and out, the weights transformed in every call."""
+"""The layers by the functions that a user calls: arrays of one place in and out, the weights transformed every time."""
 
-import numpy as np
+from typing import Any
+
 from layers import Layer
 
 import numba_fftconv
 
 
-def call(layer: Layer, pass_name: str, x: np.ndarray, w: np.ndarray, dy: np.ndarray) -> np.ndarray:
+def call(layer: Layer, pass_name: str, x: Any, w: Any, dy: Any) -> Any:
     """One pass of the layer."""
     if pass_name == "forward":
         return numba_fftconv.conv2d(x, w, **layer.options)
@@ -15,6 +16,7 @@ def call(layer: Layer, pass_name: str, x: np.ndarray, w: np.ndarray, dy: np.ndar
     return numba_fftconv.conv2d_weight_grad(x, w.shape, dy, **layer.options)
 
 
-def plan(layer: Layer, pass_name: str) -> numba_fftconv.ConvPlan:
+def plan(layer: Layer, device: str) -> numba_fftconv.ConvPlan:
     """The plan that `call` runs any pass with."""
-    return numba_fftconv.plan_conv2d(layer.input_shape, layer.weight_shape, dtype=layer.dtype, **layer.options)
+    options = {**layer.options, "dtype": layer.dtype, "device": device}
+    return numba_fftconv.plan_conv2d(layer.input_shape, layer.weight_shape, **options)

@@ -13,7 +13,6 @@ from layers import ALL_PASSES, Layer
 if TYPE_CHECKING:
     from measure import Row
 
-BEGIN, END = "<!-- bench:begin -->", "<!-- bench:end -->"
 COLUMNS = {
     "layer": 26,
     "pass": 11,
@@ -22,7 +21,7 @@ COLUMNS = {
     "min": -9,
     "GFLOP/s": -7,
     "bound": -5,
-    "peer, its best setting": 24,
+    "peer, its best setting": 27,
     "peer ms": -9,
     "its min": -9,
     "ratio": -6,
@@ -64,8 +63,15 @@ def lines(row: Row) -> list[str]:
         shown.append(aligned(cells))
     if row.stages:
         total = sum(row.stages.values())
-        parts = [f"{name} {milliseconds(seconds)} ms ({seconds / total:.0%})" for name, seconds in row.stages.items()]
+        parts = []
+        for name, seconds in row.stages.items():
+            bound = row.stage_bounds.get(name)
+            of_bound = f", {bound[1] / seconds:.0%} of {bound[0]}" if bound else ""
+            parts.append(f"{name} {milliseconds(seconds)} ms ({seconds / total:.0%}{of_bound})")
         shown.append(f"{INDENT} stages: {', '.join(parts)}")
+    if row.host is not None:
+        peaks = ", ".join(f"{who} {nbytes / 1e6:.0f}" for who, nbytes in row.peak_bytes.items())
+        shown.append(f"{INDENT} host: {row.host * 1e6:.0f} us to issue; peak memory in MB: {peaks}")
     if not row.correct:
         shown.append(f"{INDENT} WRONG: relative error {row.error:.2e}, at most {row.tolerance:.2e} is allowed")
     return shown
@@ -95,8 +101,8 @@ def cell(row: Row | None) -> str:
     return f"{row.median * 1e3:.2f} ms, " + ", ".join(ratios)
 
 
-def markdown(layers: list[Layer], rows: list[Row], about: dict[str, Any], first_calls: list[dict[str, Any]]) -> str:
-    """The table of README: a line a layer, a column a pass, and how it was measured."""
+def markdown(layers: list[Layer], rows: list[Row], note: str, first_calls: list[dict[str, Any]]) -> str:
+    """The table of README: a line a layer, a column a pass, and the note that says how it was measured."""
     found = {(row.layer, row.pass_name): row for row in rows}
     passes = [name for name in ALL_PASSES if any(row.pass_name == name for row in rows)]
     layers = [layer for layer in layers if any(row.layer == layer.name for row in rows)]
@@ -104,13 +110,6 @@ def markdown(layers: list[Layer], rows: list[Row], about: dict[str, Any], first_
     for layer in layers:
         cells = [cell(found.get((layer.name, name))) for name in passes]
         table.append(f"| {layer.name} | {layer.problem} | " + " | ".join(cells) + " |")
-    versions = about["versions"]
-    note = (
-        f"Milliseconds of numba_fftconv and how many times as long torch {versions['torch']} (oneDNN)"
-        f" or scipy {versions['scipy']} (`signal.oaconvolve`) takes, each in its better setting; in brackets what is"
-        f" promised. Medians of interleaved calls, weights transformed in every call, {about['threads']} threads of"
-        f" {about['device']}, numba {versions['numba']}, numpy {versions['numpy']}, {about['date'][:10]}."
-    )
     for call in first_calls:
         cold, warm = call["cold"]["call"], call["warm"]["call"]
         note += f" First {call['pass_name']} of {call['layer']} in a new process: {cold:.1f} s,"
@@ -118,10 +117,10 @@ def markdown(layers: list[Layer], rows: list[Row], about: dict[str, Any], first_
     return "\n".join([*table, "", note])
 
 
-def write_readme(path: Path, table: str) -> None:
-    """Replaces what stands between the two markers."""
-    text = path.read_text()
-    if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(BEGIN) > text.index(END):
-        raise ValueError(f"{path.name} needs one line {BEGIN} and after it one line {END}: the table goes between them")
-    head, tail = text.split(BEGIN)[0], text.split(END)[1]
-    path.write_text(f"{head}{BEGIN}\n{table}\n{END}{tail}")
+def write_readme(path: Path, table: str, mark: str) -> None:
+    """Replaces what stands between the two markers of that name."""
+    begin, end, text = f"<!-- {mark}:begin -->", f"<!-- {mark}:end -->", path.read_text()
+    if text.count(begin) != 1 or text.count(end) != 1 or text.index(begin) > text.index(end):
+        raise ValueError(f"{path.name} needs one line {begin} and after it one line {end}: the table goes between them")
+    head, tail = text.split(begin)[0], text.split(end)[1]
+    path.write_text(f"{head}{begin}\n{table}\n{end}{tail}")

@@ -1,0 +1,161 @@
+"""The table of machine code: what the compiler made of every CUDA kernel, read off cubins; needs no GPU and no driver.
+
+    python perf/machine_code.py                                  every kernel for sm_90 and sm_80
+    python perf/machine_code.py 'inverse_t64*' --sm 90           some of them
+    python perf/machine_code.py --markdown --json figures.json   the condensed tables of WORKLOG.md besides, and a file
+
+Transforms are those that the engine runs, with as many planes a block as the shared memory of the architecture holds;
+products are of every tile, pass and width of copies. `ffma` is the share of FFMA in the innermost loop of a product.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Iterable
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass
+from fnmatch import fnmatchcase
+from multiprocessing import get_context
+from pathlib import Path
+
+import machine
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+
+from machine_code import CLASSES, count, read
+
+from numba_fftconv.cuda import fft2d
+from numba_fftconv.cuda.pointwise import pointwise_kernel
+from numba_fftconv.cuda.product import FORMS, product_kernel
+from numba_fftconv.cuda.tiles import TILES
+from numba_fftconv.cuda.toolchain import Kernel
+from numba_fftconv.options import FFT_SIZES
+
+MOST_SHARED = {90: 232448, 80: 166912}  # bytes that a block may have, by architecture
+PROCESSES = 2
+COMPILERS = ("numba-cuda", "nvidia-nvvm", "nvidia-nvjitlink")
+
+
+@dataclass(frozen=True)
+class Figures:
+    """One row of the table; `loop` counts the instructions of a product's innermost loop, `ffma` its FFMA."""
+
+    sm: int
+    kernel: str
+    threads: int
+    registers: int
+    stack: int
+    local: int
+    shared: int
+    fp: int
+    integer: int
+    total: int
+    loop: int
+    ffma: int
+
+    def cells(self) -> list[str]:
+        """The row as text, the last two figures as a share."""
+        share = f"{self.ffma / self.loop:.1%}" if self.loop else ""
+        return [*(str(value) for value in list(asdict(self).values())[:-1]), share]
+
+
+def kernels(sm: int) -> dict[str, Kernel]:
+    """By name, every kernel that the tables hold for an architecture."""
+    found: list[Kernel] = []
+    for T in FFT_SIZES:
+        B = fft2d.tile_planes(T, MOST_SHARED[sm])
+        found += [fft2d.transform_kernel(T, B), fft2d.inverse_kernel(T, B)]
+    found += [product_kernel(name, config, vec) for config in TILES for name in FORMS for vec in (1, 2)]
+    found += [pointwise_kernel(name) for name in FORMS]
+    return {kernel.name: kernel for kernel in found}
+
+
+def figures(sm: int, name: str) -> Figures:
+    """Compile a kernel and count."""
+    kernel = kernels(sm)[name]
+    code = read(kernel, divmod(sm, 10))
+    fp, integer = (count(code.instructions, "|".join(CLASSES[label])) for label in ("fp", "integer"))
+    total = len(code.instructions) - count(code.instructions, "NOP")
+    loop = code.loop if name.startswith("product") else []
+    return Figures(
+        sm, name, kernel.threads, code.registers, code.stack, code.local, kernel.shared_bytes, fp, integer, total,
+        len(loop), count(loop, "FFMA"),
+    )  # fmt: skip
+
+
+def table(rows: Iterable[Figures]) -> str:
+    """The rows in columns."""
+    lines = [list(Figures.__dataclass_fields__), *(row.cells() for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    left = [name == "kernel" for name in lines[0]]
+    return "\n".join(
+        "  ".join(
+            cell.ljust(w) if is_left else cell.rjust(w) for cell, w, is_left in zip(line, widths, left, strict=True)
+        )
+        for line in lines
+    )
+
+
+# ---- condensed -------------------------------------------------------------------------------------------------------
+
+
+def span(values: Iterable[int]) -> str:
+    """The least and the greatest."""
+    found = sorted(values)
+    return f"{found[0]} to {found[-1]}" if found[0] < found[-1] else str(found[0])
+
+
+def markdown(rows: list[Figures]) -> str:
+    """A line for each transform length and one for each tile, by architecture; spans over passes and widths."""
+    found = {(row.sm, row.kernel): row for row in rows}
+    lines = ["| sm | T, B | threads | shared | registers | fp | integer | all |", "|---" * 8 + "|"]
+    for sm in MOST_SHARED:
+        for T in FFT_SIZES:
+            B = fft2d.tile_planes(T, MOST_SHARED[sm])
+            pair = [found.get((sm, f"{what}_t{T}_b{B}")) for what in ("transform", "inverse")]
+            both = [row for row in pair if row is not None]
+            if len(both) == 2:
+                names = ("registers", "fp", "integer", "total")
+                cells = [" / ".join(str(getattr(row, name)) for row in both) for name in names]
+                shape = f"{T}, {B} | {both[0].threads} | {both[0].shared}"
+                lines.append(f"| {sm} | {shape} | " + " | ".join(cells) + " |")
+    lines += ["", "| sm | product | threads | registers | instructions of the loop | FFMA of them |", "|---" * 6 + "|"]
+    for sm in MOST_SHARED:
+        for title in (*map(str, TILES), "pointwise"):
+            tile = [row for row in rows if row.sm == sm and row.kernel.startswith(f"product_{title}_")]
+            if tile:
+                cells = [str(tile[0].threads), span(row.registers for row in tile), span(row.loop for row in tile)]
+                shares = sorted(row.ffma / row.loop for row in tile)
+                cells.append(f"{shares[0]:.1%} to {shares[-1]:.1%}")
+                lines.append(f"| {sm} | {title} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("kernels", nargs="*", default=["*"], help="patterns of names (all)")
+    parser.add_argument("--sm", nargs="+", type=int, default=list(MOST_SHARED), choices=MOST_SHARED)
+    parser.add_argument("--markdown", action="store_true", help="print the condensed tables too")
+    parser.add_argument("--json", type=Path, metavar="PATH", help="write every figure here")
+    chosen = parser.parse_args()
+    start = time.perf_counter()
+    jobs = [(sm, name) for sm in chosen.sm for name in kernels(sm) if any(fnmatchcase(name, p) for p in chosen.kernels)]
+    with ProcessPoolExecutor(PROCESSES, mp_context=get_context("spawn")) as pool:
+        rows = list(pool.map(figures, *zip(*jobs, strict=True))) if jobs else []
+    about = machine.describe(PROCESSES, packages=(*machine.PACKAGES, *COMPILERS))
+    print(table(rows))
+    print(f"{len(rows)} kernels in {time.perf_counter() - start:.0f} s, {about['date']}, {about['versions']}")
+    unclean = [row.kernel for row in rows if row.stack or row.local]
+    print(f"stack or local memory: {', '.join(unclean) or 'none'}")
+    if chosen.markdown:
+        print(markdown(rows))
+    if chosen.json:
+        figures_of_all = {"about": about, "kernels": [asdict(row) for row in rows]}
+        chosen.json.write_text(json.dumps(figures_of_all, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
