@@ -115,9 +115,6 @@ class Gpu(Place):
     def finish(self) -> None:
         torch.cuda.synchronize()
 
-    def forget(self) -> None:
-        torch.sum(self.other, 0, out=self.total)
-
     def turn(self, call: Call, gate: Gate) -> list[float]:
         count = self.settle(call)
         for holds in HOLDS:
@@ -134,7 +131,7 @@ class Gpu(Place):
         for _ in range(holds):
             torch.mm(self.square, self.square, out=self.product)
         for start, stop in pairs:
-            self.forget()
+            torch.sum(self.other, 0, out=self.total)  # reads all of it
             start.record()
             result = call()
             stop.record()
@@ -184,8 +181,9 @@ class Gpu(Place):
     ) -> None:
         """The bound of each stage, the host's time to issue a pass of a bound plan, the memory of every contestant.
 
-        Transforms are held against a copy of as many bytes; the product against cuBLAS with the same product, or where
-        every channel is a group of its own, and nothing is left to multiply but numbers, against a copy too.
+        Transforms are held against a copy of as many bytes at the rate of one much larger than the cache, which stages
+        of a small layer may well outrun; the product against cuBLAS with the same product, or where every channel is a
+        group of its own, so that nothing is summed, against a copy too.
         """
         for stage in plan.stages[row.pass_name]:
             row.stage_bounds[stage.name] = ("copy", stage.bytes / limits.copy)
@@ -225,11 +223,11 @@ def with_tf32(call: Call) -> Call:
 
 
 def batched_product(plan: ConvPlan, pass_name: str) -> Call | None:
-    """cuBLAS's product for each bin and group of a pass, operands as they lie; None where a group is one channel."""
+    """cuBLAS's product for each bin and group of a pass, operands as they lie; None where a group has one channel."""
     g, T = plan.geometry, plan.fft_size
     batch, m = (T * T // 2 + 2) * g.groups, g.windows(T, pass_name)
     Cg, Kg = g.C // g.groups, g.K // g.groups
-    if Cg == Kg == 1:
+    if Cg == 1:
         return None
     shapes = {"forward": ((m, Cg), (Kg, Cg)), "input_grad": ((m, Kg), (Kg, Cg)), "weight_grad": ((m, Kg), (m, Cg))}
     complex_dtype = torch.complex64 if plan.dtype == "float32" else torch.complex128

