@@ -53,6 +53,7 @@ class Gpu(Place):
 
     def __init__(self) -> None:
         torch.backends.cudnn.benchmark = True
+        torch.backends.cudnn.benchmark_limit = 0  # none: every algorithm is tried
         torch.backends.cudnn.allow_tf32 = False
         torch.backends.cuda.matmul.allow_tf32 = False
         cache = torch.cuda.get_device_properties(DEVICE).L2_cache_size
