@@ -10,7 +10,7 @@ import pytest
 import transform_problem
 from fake_driver import FakeDriver, fixture_of_fake_driver  # noqa: F401
 from machine_code import compiles
-from numba import types, uint32, uint64
+from numba import cuda, types, uint32, uint64
 
 from numba_fftconv.cuda import driver, fft2d
 from numba_fftconv.cuda.driver import At, Device, Launch
@@ -120,9 +120,18 @@ def test_a_kernel_is_loaded_once_a_device(fake_driver: FakeDriver) -> None:
     assert len(fake_driver.libraries) == len(fake_driver.kernels) == 2
 
 
-@pytest.mark.parametrize("numbers", [(2**31, *NUMBERS[1:]), (0, -1, *NUMBERS[2:]), (0, 0, Pair(2**63, 0), 0, 0.0)])
+@pytest.mark.parametrize(
+    "numbers",
+    [
+        (2**31, *NUMBERS[1:]),
+        (0.5, *NUMBERS[1:]),
+        (0, -1, *NUMBERS[2:]),
+        (0, np.int64(-1), *NUMBERS[2:]),
+        (0, 0, Pair(2**63, 0), 0, 0.0),
+    ],
+)
 def test_a_number_that_does_not_fit_is_not_cut(fake_driver: FakeDriver, numbers: tuple[Any, ...]) -> None:
-    with pytest.raises(OverflowError):
+    with pytest.raises((OverflowError, TypeError)):
         echo(numbers=numbers)
 
 
@@ -264,6 +273,12 @@ def test_no_driver(fake_driver: FakeDriver, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.undo()
     monkeypatch.setattr(driver, "bindings", lambda: fake_driver)
     assert driver.count() == 2
+
+
+@pytest.mark.skipif(cuda.is_available(), reason="this machine has a GPU")
+def test_the_real_bindings_on_a_machine_without_a_gpu() -> None:
+    with pytest.raises(UnsupportedError, match="no NVIDIA driver"):
+        driver.count()
 
 
 def test_no_bindings(fake_driver: FakeDriver, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,8 +7,7 @@ Work is done in the primary context of a device, which is the one that PyTorch, 
 the GPU, and nothing is loaded or initialised before the first call.
 """
 
-import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, NamedTuple
@@ -118,18 +117,22 @@ def _context(index: int) -> Any:
     return _call("cuDevicePrimaryCtxRetain", _call("cuDeviceGet", device(index).index))
 
 
-@contextlib.contextmanager
-def on(index: int) -> Iterator[None]:
-    """Makes the primary context of a device current to this thread, and then what was current before."""
-    context = _context(index)
-    if int(_call("cuCtxGetCurrent")) == int(context):
-        yield
-        return
-    _call("cuCtxPushCurrent", context)
-    try:
-        yield
-    finally:
-        _call("cuCtxPopCurrent")
+class on:
+    """`with on(index):` makes the primary context of a device current to this thread, and then what was before."""
+
+    __slots__ = ("_context", "_pushed")
+
+    def __init__(self, index: int) -> None:
+        self._context = _context(index)
+
+    def __enter__(self) -> None:
+        self._pushed = _call("cuCtxGetCurrent") != self._context
+        if self._pushed:
+            _call("cuCtxPushCurrent", self._context)
+
+    def __exit__(self, *error: object) -> None:
+        if self._pushed:
+            _call("cuCtxPopCurrent")
 
 
 def current() -> int:
