@@ -18,7 +18,8 @@ from .errors import (
     WorkspaceError,
 )
 from .geometry import ConvGeometry
-from .plan import ConvPlan, SpectralWeight, clear_cache
+from .plan import ConvPlan, clear_cache
+from .spectral import SpectralWeight
 
 __version__ = "0.1.0"
 

@@ -10,12 +10,13 @@ from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 from . import options
-from .arrays import dtype_name, host, like
+from .arrays import check_devices, dtype_name, like, view
 from .errors import InvalidShapeError, InvalidTypeError, PlanMismatchError
 from .geometry import ConvGeometry, of_layer
 from .options import Layer
 from .passes import FORWARD, INPUT_GRAD, WEIGHT_GRAD
-from .plan import ConvPlan, Operands, SpectralWeight
+from .plan import ConvPlan, Operands
+from .spectral import SpectralWeight
 
 
 class Options(NamedTuple):
@@ -244,8 +245,10 @@ def _prepare(
     """The plan of a call, and its arrays checked against each other; `sizes` holds the shape that no array says."""
     weight = given.get("weight")
     spectral = weight if isinstance(weight, SpectralWeight) else None
-    read = {name: host(value, name) for name, value in given.items() if spectral is None or name != "weight"}
+    read = {name: view(value, name) for name, value in given.items() if spectral is None or name != "weight"}
     dtype = _common_dtype(read)
+    check_devices(read if spectral is None else {**read, "weight": spectral})
+    device = next(iter(read.values())).device
     shapes: dict[str, Any] = {**{name: array.shape for name, array in read.items()}, **sizes}
     if spectral is not None:
         shapes["weight"] = spectral.weight_shape
@@ -255,10 +258,10 @@ def _prepare(
     if plan is not None:
         _check_plan(plan, layer, dtype, precision)
     elif spectral is None:
-        plan = ConvPlan.build(of_layer(layer), dtype, precision)
+        plan = ConvPlan.build(of_layer(layer), dtype, precision, device=device)
     else:
         spectral.require("this call", dtype=dtype, dilation=layer.dilation, groups=layer.groups)
-        plan = ConvPlan.build(of_layer(layer), dtype, precision, spectral.fft_size)
+        plan = ConvPlan.build(of_layer(layer), dtype, precision, spectral.fft_size, device=device)
     for name, shape in (("bias", (plan.geometry.K,)), ("grad_output", plan.geometry.output_shape)):
         if name in read and read[name].shape != shape:
             raise InvalidShapeError(f"{name} has shape {shapes[name]}: it must be {shape} here")

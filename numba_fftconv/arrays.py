@@ -1,22 +1,24 @@
 """What an array is here: read without a copy, checked, and given back in the library that it came from.
 
-No framework is imported: a caller who holds a tensor has imported its library already, and sys.modules has it.
+Whatever a caller passes is read as a NumPy array, of host memory or of addresses of a GPU (cuda/arrays.py), so that one
+check of dtypes, shapes, strides and overlaps serves both; `device` says where it lies. No framework is imported: a
+caller who holds a tensor has imported its library already, and sys.modules has it.
 """
 
 import math
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import ModuleType
 from typing import Any
 
 import numpy as np
 
 from .errors import (
+    DeviceMismatchError,
     FFTConvError,
     InvalidOptionError,
     InvalidShapeError,
     InvalidTypeError,
-    UnsupportedError,
     WorkspaceError,
 )
 
@@ -26,6 +28,36 @@ HOST_MEMORY = {1, 3, 11}  # DLPack devices: CPU, and host memory pinned for CUDA
 CUDA_MEMORY = {2, 13}  # DLPack devices: CUDA, CUDA managed
 OVERLAP_WORK = 10**6  # candidates tried before two interleaved arrays count as overlapping
 NEW_ARRAY = "pass a writable array with memory of its own, such as numpy.empty makes"
+PLAIN_ARRAY = "it must be an array of NumPy, torch, CuPy, Numba or another library with DLPack"
+
+
+def view(value: Any, name: str) -> np.ndarray:
+    """An array wherever it lies: of host memory, or a DeviceArray."""
+    if isinstance(value, np.ndarray) or not _on_gpu(value, name):
+        return host(value, name)
+    from .cuda import arrays as of_gpu
+
+    if getattr(value, "requires_grad", False):
+        raise _requires_grad(value, name)
+    return of_gpu.view(value, name, f"{name} is a {_type_name(value)}")
+
+
+def _on_gpu(value: Any, name: str) -> bool:
+    if _is_torch(value):
+        return bool(value.is_cuda)
+    if hasattr(value, "__cuda_array_interface__") or type(value).__module__.startswith("numba.cuda.simulator."):
+        return True
+    try:
+        return hasattr(value, "__dlpack_device__") and value.__dlpack_device__()[0] in CUDA_MEMORY
+    except Exception as error:  # whatever the caller's own class raises
+        raise InvalidTypeError(f"{name} is a {_type_name(value)} that cannot say where it lies, {error}") from error
+
+
+def check_devices(read: Mapping[str, Any]) -> None:
+    """Raise DeviceMismatchError where arrays, or spectra of weights, lie on different devices."""
+    if len({array.device for array in read.values()}) > 1:
+        said = ", ".join(f"{name} is on {array.device}" for name, array in read.items())
+        raise DeviceMismatchError(f"{said}: all arrays must be on one device, move them there")
 
 
 def host(value: Any, name: str) -> np.ndarray:
@@ -43,19 +75,15 @@ def host(value: Any, name: str) -> np.ndarray:
 
 def _foreign(value: Any, name: str, said: str) -> np.ndarray:
     """The same of what is no NumPy array; what a library raises where it is asked, it raises."""
-    if hasattr(value, "__cuda_array_interface__"):
-        raise _no_cuda(said)
     if isinstance(value, np.ma.MaskedArray) or not hasattr(value, "__dlpack_device__"):
-        raise InvalidTypeError(f"{said}: it must be an array of NumPy, torch or another library with DLPack")
+        raise InvalidTypeError(f"{said}: {PLAIN_ARRAY}")
     if getattr(value, "requires_grad", False):
-        raise InvalidTypeError(f"{said} that requires a gradient, which would be lost: pass {name}.detach()")
+        raise _requires_grad(value, name)
     device = value.__dlpack_device__()[0]
     if device in HOST_MEMORY:
         # torch's own way refuses tensors negated or zero by a flag; DLPack would hand out their stored samples.
         return value.numpy() if _is_torch(value) else np.from_dlpack(value)
-    if device in CUDA_MEMORY:
-        raise _no_cuda(said)
-    raise InvalidTypeError(f"{said} on DLPack device {int(device)}: it must be in host memory")
+    raise InvalidTypeError(f"{said} on DLPack device {int(device)}: it must be in host memory or on a GPU of NVIDIA")
 
 
 def dtype_name(value: np.ndarray, name: str) -> str:
@@ -67,7 +95,7 @@ def dtype_name(value: np.ndarray, name: str) -> str:
 
 def fitting(value: Any, name: str, shape: tuple[int, ...], dtype: str) -> np.ndarray:
     """An array of exactly this shape and dtype."""
-    array = host(value, name)
+    array = view(value, name)
     if dtype_name(array, name) != dtype:
         raise InvalidTypeError(f"{name} has dtype {array.dtype}: it must be {dtype} here, as the other arrays are")
     if array.shape != shape:
@@ -80,23 +108,38 @@ def aligned(array: np.ndarray) -> np.ndarray:
     return array if _is_aligned(array) else array.copy()
 
 
-def output(out: Any, shape: tuple[int, ...], dtype: str, inputs: Mapping[str, np.ndarray]) -> np.ndarray:
+def output(
+    out: Any,
+    shape: tuple[int, ...],
+    dtype: str,
+    inputs: Mapping[str, Any],
+    empty: Callable[..., np.ndarray] = np.empty,
+) -> np.ndarray:
     """An array to write, of exactly this shape and dtype: new, or a view of `out`, which must not overlap `inputs`."""
     if out is None:
         try:
-            return np.empty(shape, dtype)
+            return empty(shape, dtype)
         except MemoryError as error:
             raise no_memory(f"the result of shape {shape}", math.prod(shape) * np.dtype(dtype).itemsize) from error
     array = fitting(out, "out", shape, dtype)
+    check_devices({**inputs, "out": array})
     if not array.flags.writeable:
         raise InvalidOptionError(f"out is a read-only {_type_name(out)} of shape {shape}: {NEW_ARRAY}")
-    said = f"out of shape {shape} and strides {array.strides} bytes"
-    if not _is_aligned(array):
-        raise InvalidOptionError(f"{said} is not aligned to its {dtype} samples: {NEW_ARRAY}")
+    check_aligned(array, "out")
     if _overlaps_itself(array):
-        raise InvalidOptionError(f"{said} overlaps itself: {NEW_ARRAY}")
+        raise InvalidOptionError(f"{_said(array, 'out')} overlaps itself: {NEW_ARRAY}")
     refuse_overlap(array, "out", inputs)
     return array
+
+
+def check_aligned(array: np.ndarray, name: str) -> None:
+    """Raise InvalidOptionError where samples do not lie at multiples of their size."""
+    if not _is_aligned(array):
+        raise InvalidOptionError(f"{_said(array, name)} is not aligned to its {array.dtype} samples: {NEW_ARRAY}")
+
+
+def _said(array: np.ndarray, name: str) -> str:
+    return f"{name} of shape {array.shape} and strides {array.strides} bytes"
 
 
 def refuse_overlap(array: np.ndarray, name: str, others: Mapping[str, np.ndarray]) -> None:
@@ -111,24 +154,33 @@ def like(result: np.ndarray | None, model: Any) -> Any:
     """`result`, if any, in the library of `model`, without a copy; NumPy's own where that library cannot take one."""
     if result is None or isinstance(model, np.ndarray):
         return result
+    if hasattr(result, "owner"):  # made by the library itself, on its GPU
+        return result.owner
     if _is_torch(model):
         return sys.modules["torch"].from_numpy(result)
     from_dlpack = getattr(_library(model), "from_dlpack", None)
     return result if from_dlpack is None else from_dlpack(result)
 
 
-def scratch(workspace: Any, nbytes: int) -> np.ndarray:
-    """The caller's workspace as bytes from a 64-byte boundary on; `nbytes` counts the 64 that this may cost."""
-    array = host(workspace, "workspace")
+def scratch(workspace: Any, nbytes: int, others: Mapping[str, Any], alignment: int = ALIGNMENT) -> np.ndarray:
+    """The caller's workspace as bytes from a boundary on; `nbytes` counts what that may cost."""
+    array = view(workspace, "workspace")
+    check_devices({**others, "workspace": array})
+    refuse_overlap(array, "workspace", others)
     if array.dtype.hasobject:
         raise InvalidTypeError(f"workspace has dtype {array.dtype}: it must hold plain numbers, such as uint8")
     if not (array.flags.writeable and array.flags.forc):
-        said = f"workspace of shape {array.shape} and strides {array.strides} bytes is read-only or not contiguous"
+        said = f"{_said(array, 'workspace')} is read-only or not contiguous"
         raise InvalidOptionError(f"{said}: pass a new one, such as numpy.empty({nbytes}, 'uint8')")
     if array.nbytes < nbytes:
         raise WorkspaceError(f"workspace has {array.nbytes} bytes: this plan needs {nbytes}, its workspace_size")
-    flat = array.ravel(order="K").view(np.uint8)
-    return flat[-flat.ctypes.data % ALIGNMENT :]
+    return from_boundary(array.reshape(-1, order="A").view(np.uint8), alignment)
+
+
+def from_boundary(space: np.ndarray, alignment: int = ALIGNMENT) -> np.ndarray:
+    """What of some bytes lies beyond the first multiple of `alignment`, in whole multiples."""
+    begin = -space.__array_interface__["data"][0] % alignment
+    return space[begin : begin + (len(space) - begin) // alignment * alignment]
 
 
 def no_memory(what: str, nbytes: int) -> WorkspaceError:
@@ -175,5 +227,6 @@ def _type_name(value: Any) -> str:
     return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
 
 
-def _no_cuda(said: str) -> UnsupportedError:
-    return UnsupportedError(f"{said} in CUDA memory: this version has no CUDA engine, pass an array in host memory")
+def _requires_grad(value: Any, name: str) -> InvalidTypeError:
+    said = f"{name} is a {_type_name(value)} that requires a gradient, which would be lost"
+    return InvalidTypeError(f"{said}: pass {name}.detach()")

@@ -23,9 +23,9 @@ def seconds(value: float) -> str:
 def explain(plan: Any) -> str:
     """The text of `ConvPlan.explain`."""
     g, T = plan.geometry, plan.fft_size
-    made_for = g, plan.dtype, plan.device
+    made_for = g, plan.dtype, plan.target
     limit = "" if plan.workspace_limit is None else f" of at most {plan.workspace_limit:,}"
-    gpu = f" ({tuning.GPUS[plan.device].name})" if plan.device in tuning.GPUS else ""
+    gpu = f" (figures of {tuning.GPUS[plan.target].name})" if plan.target in tuning.GPUS else ""
     lines = [
         f"input {g.input_shape}, weight {g.weight_shape}, output {g.output_shape}, {plan.dtype} on {plan.device}{gpu}",
         f"padding {g.padding}, stride {g.stride}, dilation {g.dilation}, groups {g.groups}, precision {plan.precision}",
@@ -52,7 +52,7 @@ def _pass(plan: Any, name: str, direct: float) -> Iterable[str]:
     yield f"{name}: {row.equation}"
     yield f"  {down} x {across} segments of each plane of {height} x {width}; padding waste {waste:.0%}"
     if choice.schedule is not None:
-        yield f"  {choice.schedule.describe(choice.work.exchanged)}; {choice.workspace:,} bytes of workspace"
+        yield f"  {choice.schedule.describe(choice.work)}; {choice.workspace:,} bytes of workspace"
     columns = "  {:14} {:58} {:>18} {:>18} {:>10}  {}"
     yield columns.format("stage", "works on", "flop", "byte", "predicted", "bound")
     for stage, cost in zip(stages, choice.costs, strict=True):

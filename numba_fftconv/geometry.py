@@ -20,13 +20,10 @@ import numpy as np
 
 from . import options
 from .errors import InvalidShapeError, UnsupportedError
+from .integers import ceil_div
 from .options import FFT_SIZES, MAX_FFT, Layer, Pair
 
 LARGEST_ARRAY = 2**56  # samples of an array: its bytes, counted from any sample, stay below 2**63
-
-
-def ceil_div(a: int, b: int) -> int:
-    return -(-a // b)
 
 
 @dataclass(frozen=True)

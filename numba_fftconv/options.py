@@ -178,19 +178,26 @@ def workspace_limit(value: Any) -> int:
 
 
 def device(value: Any, gpus: Collection[str]) -> str:
-    """Where a plan runs: 'cpu', which None is in this version; or one of `gpus`, whose plans can be read only."""
+    """Where a plan runs: 'cpu', which None is, 'cuda' or 'cuda:1'; or one of `gpus`, whose plans can be read only."""
     known = ", ".join(gpus)
     if value is None:
         return "cpu"
     word = value if isinstance(value, str) else ""
-    if word == "cpu" or word in gpus:
-        return str(word)
     kind, colon, number = word.partition(":")
-    if kind == "cuda" and (not colon or number.isdecimal()):
-        raise UnsupportedError(f"device is {value!r}: this version has no CUDA engine, plan for one of {known}")
+    if word == "cpu" or word in gpus or word == "cuda" or (kind == "cuda" and number.isdecimal() and colon):
+        return str(word)
     if kind.startswith("sm_") and kind.removeprefix("sm_").isdecimal() and not colon:
         raise UnsupportedError(f"device is {value!r}: this version has the figures of {known}")
-    raise InvalidOptionError(f"device is {value!r}: it must be 'cpu' or, to plan only, one of {known}")
+    rule = f"it must be 'cpu', 'cuda', 'cuda:1' or, to plan only, one of {known}"
+    raise InvalidOptionError(f"device is {value!r}: {rule}")
+
+
+def on_gpu(dtype: str, precision: str) -> None:
+    """Raise UnsupportedError for what the CUDA engine has no kernels for."""
+    if dtype != "float32":
+        raise UnsupportedError(f"dtype is {dtype}: on a GPU this version has float32; on a CPU it has both")
+    if precision != "fp32":
+        raise UnsupportedError(f"precision is {precision!r}: on a GPU this version has 'fp32', which None is")
 
 
 def output_mask(value: Any) -> tuple[bool, bool, bool]:

@@ -6,6 +6,7 @@ decides is the transform length T, the segments of the planes, and the order of 
 then call `run` or `run_backward`, which check the rest, all of it before anything is written.
 """
 
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -14,46 +15,13 @@ from typing import Any
 import numpy as np
 
 from . import arrays, options, tuning
-from .cpu import engine, threads
+from .cpu import call as cpu_call
+from .cpu import threads
 from .errors import InvalidOptionError, InvalidTypeError, PlanMismatchError
 from .explain import explain
 from .geometry import ConvGeometry, PlaneMap, of_layer
 from .passes import FORWARD, INPUT_GRAD, PASSES, WEIGHT_GRAD, Pass
-
-
-@dataclass(frozen=True, eq=False)
-class SpectralWeight:
-    """The spectrum of a weight, transformed once; goes wherever the weight goes, with a plan of the same T and weight.
-
-    Made by `ConvPlan.transform_weight`; its layout is the engine's own.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from numba_fftconv import plan_conv2d
-    >>> plan = plan_conv2d((2, 3, 10, 10), (4, 3, 5, 5))
-    >>> weight = plan.transform_weight(np.ones((4, 3, 5, 5), np.float32))
-    >>> weight.weight_shape, weight.dtype, weight.fft_size == plan.fft_size
-    ((4, 3, 5, 5), 'float32', True)
-    """
-
-    array: np.ndarray = field(repr=False)
-    weight_shape: tuple[int, ...]
-    dtype: str
-    fft_size: int
-    dilation: tuple[int, int]
-    groups: int
-
-    def require(self, where: str, **wanted: Any) -> None:
-        """Raise PlanMismatchError where this is of something else than is wanted at the place `where`."""
-        said = [
-            f"{key} {getattr(self, key)!r} where {where} has {value!r}"
-            for key, value in wanted.items()
-            if getattr(self, key) != value
-        ]
-        if said:
-            raise PlanMismatchError(f"weight is a SpectralWeight of {', '.join(said)}: transform the weight for it")
-
+from .spectral import SpectralWeight
 
 Operands = Mapping[str, np.ndarray | SpectralWeight]  # by the caller's names, each of the shape and dtype of the plan
 
@@ -66,7 +34,7 @@ class ConvPlan:
     ----------
     geometry : ConvGeometry
     dtype : 'float32' or 'float64'.
-    device : 'cpu', or the GPU architecture that it was made for.
+    device : 'cpu', 'cuda:0' or another GPU of this machine; or the GPU architecture that it can be read for.
     precision : arithmetic of the multiply stage.
     fft_size : transform length T, in samples.
     workspace_limit : bytes, or None.
@@ -85,9 +53,11 @@ class ConvPlan:
     precision: str
     fft_size: int
     workspace_limit: int | None
+    target: str = field(repr=False)  # whose figures priced it: 'cpu' or an architecture
     threads: int = field(repr=False)
     choice: tuning.Choice = field(repr=False, compare=False)
     maps: dict[str, tuple[PlaneMap, PlaneMap]] = field(init=False, repr=False, compare=False)
+    programs: dict[Any, Any] = field(init=False, repr=False, compare=False, default_factory=dict)  # of the CUDA engine
 
     def __post_init__(self) -> None:
         names = {name for row in PASSES.values() for name in row.maps}
@@ -110,7 +80,10 @@ class ConvPlan:
         mode = options.precision(precision, name)
         size = None if fft_size is None else options.fft_size(fft_size, geometry.smallest_fft())
         limit = None if workspace_limit is None else options.workspace_limit(workspace_limit)
-        return _build(geometry, name, mode, size, limit, options.device(device, tuning.GPUS))
+        where = options.device(device, tuning.GPUS)
+        if where != "cpu":
+            options.on_gpu(name, mode)
+        return _build(geometry, name, mode, size, limit, *_target(where))
 
     @property
     def segments(self) -> dict[str, tuple[int, int]]:
@@ -229,14 +202,10 @@ class ConvPlan:
         """
         if isinstance(w, SpectralWeight):
             raise InvalidTypeError("weight is a SpectralWeight: it is transformed already, pass the array or use it")
-        self._check_run(None)
-        g, array = self.geometry, arrays.aligned(self._fitting(w, "weight"))
-        work = tuning.cpu_work(g, array.itemsize, self.fft_size, FORWARD)
-        try:
-            spectrum = engine.transform_weights(work, self._planes("w", array), self.threads)
-        except MemoryError as error:
-            raise arrays.no_memory("the spectrum of this weight", work.all_weights().size * array.itemsize) from error
-        return SpectralWeight(spectrum, g.weight_shape, self.dtype, self.fft_size, g.dilation, g.groups)
+        read = self._read({"weight": w})
+        spectrum = self._call(read, None).transform_weight(read["weight"])
+        g = self.geometry
+        return SpectralWeight(spectrum, g.weight_shape, self.dtype, self.fft_size, g.dilation, g.groups, self.device)
 
     def profile(self, pass_name: str, first: Any, second: Any) -> dict[str, float]:
         """Run a pass once and time its stages: seconds by stage, those of all threads divided by their number.
@@ -253,24 +222,24 @@ class ConvPlan:
         """
         if not isinstance(pass_name, str) or pass_name not in PASSES:
             raise InvalidOptionError(f"pass_name is {pass_name!r}: it must be one of {', '.join(PASSES)}")
-        self._check_run(None)
         row = PASSES[pass_name]
         read = self._read(dict(zip(row.operands, (first, second), strict=True)))
-        result = arrays.output(None, self.geometry.shapes[row.result], self.dtype, {})
-        space = self._space(None, self.choice.by_pass[pass_name].workspace, {})
-        times = [0.0] * 4 if self.geometry.N == 0 else self._start(row, read, result, space).profile()
+        call = self._call(read, None)
+        result = arrays.output(None, self.geometry.shapes[row.result], self.dtype, {}, call.empty)
+        space = self._space(call, None, self.choice.by_pass[pass_name].workspace, {})
+        times = [0.0] * 4 if self.geometry.N == 0 else call.profile(row, read, result, space)
         return {stage.name: time for stage, time in zip(self.stages[pass_name], times, strict=True)}
 
     # ---- running: what the doors call too ----------------------------------------------------------------------------
 
     def run(self, row: Pass, read: Operands, out: Any, stream: Any, workspace: Any) -> np.ndarray:
         """Run a pass on operands, and for the forward pass a bias, into `out` or a new array."""
-        self._check_run(stream)
+        call = self._call(read, stream)
         memory = self._memory(read)
-        result = arrays.output(out, self.geometry.shapes[row.result], self.dtype, memory)
+        result = arrays.output(out, self.geometry.shapes[row.result], self.dtype, memory, call.empty)
         memory["out"] = result
-        space = self._space(workspace, self.choice.by_pass[row.name].workspace, memory)
-        self._run(row, read, result, space)
+        space = self._space(call, workspace, self.choice.by_pass[row.name].workspace, memory)
+        call.run(row, read, result, space)
         return result
 
     def run_backward(
@@ -278,55 +247,40 @@ class ConvPlan:
     ) -> tuple[np.ndarray | None, np.ndarray | None, np.ndarray | None]:
         """Run the gradients that are wanted; `read` holds all three operands, wanted or not."""
         wanted = options.output_mask(output_mask)
-        self._check_run(stream)
+        call = self._call(read, stream)
         rows = [row for row, is_wanted in zip((INPUT_GRAD, WEIGHT_GRAD), wanted, strict=False) if is_wanted]
         most = max((self.choice.by_pass[row.name].workspace for row in rows), default=0)
-        space = self._space(workspace, most, self._memory(read))
-        made = {row.result: arrays.output(None, self.geometry.shapes[row.result], self.dtype, {}) for row in rows}
-        for row in rows:
-            self._run(row, read, made[row.result], space)
-        dy = read["grad_output"]
-        assert isinstance(dy, np.ndarray)
-        rest = tuple(axis for axis in range(dy.ndim) if axis != dy.ndim - 3)
-        db = dy.sum(rest, dtype=np.float64).astype(self.dtype) if wanted[2] else None
+        space = self._space(call, workspace, most, self._memory(read))
+        shapes, empty = self.geometry.shapes, call.empty
+        made = {row.result: arrays.output(None, shapes[row.result], self.dtype, {}, empty) for row in rows}
+        call.run_gradients(rows, read, made, space)
+        db = call.bias_grad(read["grad_output"]) if wanted[2] else None
         return made.get("input"), made.get("weight"), db
 
-    def _run(self, row: Pass, read: Operands, result: np.ndarray, space: np.ndarray) -> None:
-        if self.geometry.N == 0:  # nothing is summed, where there is anything
-            result[...] = 0
-        else:
-            self._start(row, read, result, space)()
+    def _call(self, read: Operands, stream: Any) -> Any:
+        """A call of this plan on arrays of its device."""
+        device = next(iter(read.values())).device
+        if device != self.device:
+            where = "in host memory, device 'cpu'" if device == "cpu" else f"on device {device!r}"
+            said = f"this plan is for device {self.device!r}, and the arrays are {where}"
+            raise PlanMismatchError(f"{said}: make a plan for {device!r}")
+        if device == "cpu":
+            return cpu_call.Call(self, read, stream)
+        from .cuda import call as cuda_call
 
-    def _start(self, row: Pass, read: Operands, result: np.ndarray, space: np.ndarray) -> engine.Run:
-        """What runs a pass whose arrays are checked."""
-        choice = self.choice.by_pass[row.name]
-        assert choice.work is not None and choice.schedule is not None
-        first, second, bias = (read.get(name) for name in (*row.operands, "bias"))
-        assert isinstance(first, np.ndarray) and second is not None and not isinstance(bias, SpectralWeight)
-        if isinstance(second, SpectralWeight):
-            weight: engine.Operand | np.ndarray = second.array
-        else:
-            weight = self._planes(row.maps[1], arrays.aligned(second))
-        operands = self._planes(row.maps[0], arrays.aligned(first)), weight, self._planes(row.maps[2], result)
-        bias = None if bias is None else arrays.aligned(bias)
-        return engine.Run.of_pass(choice.work, choice.schedule, *operands, space.view(self.dtype), bias)
-
-    def _check_run(self, stream: Any) -> None:
-        if self.device != "cpu":
-            said = f"this plan is for device {self.device!r}, and the arrays are in host memory, device 'cpu'"
-            raise PlanMismatchError(f"{said}: this version shows such a plan and runs plans for 'cpu' only")
-        if stream is not None:
-            raise InvalidOptionError(f"stream is {stream!r}: arrays on a CPU have no stream, leave it None")
+        return cuda_call.Call(self, read, stream)
 
     def _read(self, given: Mapping[str, Any]) -> dict[str, np.ndarray | SpectralWeight]:
         """Operands in the caller's words, each as the plan was made for it."""
-        return {
+        read = {
             name: value if name == "weight" and isinstance(value, SpectralWeight) else self._fitting(value, name)
             for name, value in given.items()
         }
+        arrays.check_devices(read)
+        return read
 
     def _fitting(self, value: Any, name: str) -> np.ndarray:
-        array = arrays.host(value, name)
+        array = arrays.view(value, name)
         dtype, shape = arrays.dtype_name(array, name), self.geometry.shapes[name]
         for what, passed, wanted in (("dtype", dtype, self.dtype), ("shape", array.shape, shape)):
             if passed != wanted:
@@ -340,40 +294,46 @@ class ConvPlan:
         for name, value in read.items():
             if isinstance(value, SpectralWeight):
                 made = {"weight_shape": g.weight_shape, "dilation": g.dilation, "groups": g.groups}
-                value.require("the plan", dtype=self.dtype, fft_size=self.fft_size, **made)
+                value.require("the plan", dtype=self.dtype, fft_size=self.fft_size, device=self.device, **made)
                 value = value.array
             memory[name] = value
         return memory
 
-    def _planes(self, maps: str, array: np.ndarray) -> engine.Operand:
-        """An operand in four dimensions with its plane maps."""
-        return engine.Operand(array if array.ndim == 4 else array[None], *self.maps[maps])
-
-    def _space(self, workspace: Any, nbytes: int, others: Mapping[str, np.ndarray]) -> np.ndarray:
-        """The caller's workspace, or this thread's own memory, from a cache line on and in whole lines."""
+    def _space(self, call: Any, workspace: Any, nbytes: int, others: Mapping[str, np.ndarray]) -> np.ndarray:
+        """The caller's workspace, or memory of the call's own, from a line on and in whole lines."""
         if workspace is not None:
-            arrays.refuse_overlap(arrays.host(workspace, "workspace"), "workspace", others)
-            space = arrays.scratch(workspace, self.workspace_size)
-        else:
-            try:
-                space = threads.memory(nbytes)
-            except (MemoryError, ValueError) as error:  # more than there is, or than NumPy counts
-                raise arrays.no_memory("the workspace", nbytes) from error
-        return space[: len(space) // arrays.ALIGNMENT * arrays.ALIGNMENT]
+            return arrays.scratch(workspace, self.workspace_size, others, call.alignment)
+        try:
+            space = call.workspace(nbytes)
+        except (MemoryError, ValueError) as error:  # more than there is, or than NumPy counts
+            raise arrays.no_memory("the workspace", nbytes) from error
+        return arrays.from_boundary(space, call.alignment)
+
+
+def _target(device: str) -> tuple[str, str]:
+    """The device that a word names, and whose figures price a plan for it: 'cpu' or an architecture."""
+    if not device.startswith("cuda"):
+        return device, device
+    from .cuda import call as cuda_call
+
+    index, architecture = cuda_call.find(device)
+    known = {tuple(map(int, (name[3:-1], name[-1]))): name for name in tuning.GPUS}
+    return f"cuda:{index}", known[max(version for version in known if version <= architecture)]
 
 
 @lru_cache(1024)
 def _build(
-    geometry: ConvGeometry, dtype: str, precision: str, fft_size: int | None, limit: int | None, device: str
-) -> ConvPlan:
+    geometry: ConvGeometry, dtype: str, precision: str, fft_size: int | None, limit: int | None,
+    device: str, target: str,
+) -> ConvPlan:  # fmt: skip
     count = threads.thread_count()
     if fft_size is None:
-        choice = tuning.candidates(geometry, dtype, device, limit, count)[0]
+        choice = tuning.candidates(geometry, dtype, target, limit, count)[0]
     else:
-        choice = tuning.choose(geometry, dtype, device, fft_size, limit, count)
+        choice = tuning.choose(geometry, dtype, target, fft_size, limit, count)
         if limit is not None and choice.workspace > limit:
             raise tuning.too_small(limit, choice.workspace)
-    return ConvPlan(geometry, dtype, device, precision, choice.T, limit, count, choice)
+    return ConvPlan(geometry, dtype, device, precision, choice.T, limit, target, count, choice)
 
 
 def clear_cache() -> None:
@@ -390,3 +350,5 @@ def clear_cache() -> None:
     _build.cache_clear()
     of_layer.cache_clear()
     threads.forget_memory()
+    if of_gpu := sys.modules.get("numba_fftconv.cuda.arrays"):
+        of_gpu.forget()

@@ -11,16 +11,18 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from functools import lru_cache
 from math import prod
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from .cpu.butterfly import flops
 from .cpu.fft2d import quarters
 from .cpu.model import Cost, CpuModel, direct_rate
-from .cpu.schedule import Schedule, Work, schedules, workspace_bytes
+from .cpu.schedule import Work, schedules, workspace_bytes
+from .cuda import schedule as cuda
 from .errors import WorkspaceError
-from .geometry import ConvGeometry, ceil_div
+from .geometry import ConvGeometry
+from .integers import bins, ceil_div
 from .options import FFT_SIZES
 from .passes import PASSES, Pass
 
@@ -50,20 +52,20 @@ def stages(geometry: ConvGeometry, itemsize: int, T: int, row: Pass) -> list[Sta
         height, width = g.shapes[name][-2:]
         shape = f"{planes[name]:,} planes of {height} x {width} in tiles of {T} x {T}"
         found.append(Stage(f"{role} {letter.lower()}", shape, planes[name] * T * flops(T), moved))
-    bins, Kg, Cg = T * T // 2 + 2, g.K // g.groups, g.C // g.groups
+    Kg, Cg = g.K // g.groups, g.C // g.groups
     m, n, depth = {
         "forward": (windows, Kg, Cg),
         "input_grad": (windows, Cg, Kg),
         "weight_grad": (Kg, Cg, windows),
     }[row.name]
     moved = sum(planes[name] for name in names) * spectrum_bytes(T, itemsize)
-    product = f"{bins:,} bins x {g.groups} groups of {m:,} x {n:,}, {depth:,} deep in {row.contracted}"
-    return [*found[:2], Stage("multiply", product, 8 * bins * windows * g.pairs, moved), found[2]]
+    product = f"{bins(T):,} bins x {g.groups} groups of {m:,} x {n:,}, {depth:,} deep in {row.contracted}"
+    return [*found[:2], Stage("multiply", product, 8 * bins(T) * windows * g.pairs, moved), found[2]]
 
 
 def spectrum_bytes(T: int, itemsize: int) -> int:
-    """Of one plane: bins of two reals, half of them for a real plane."""
-    return (T * T + 4) * itemsize
+    """Of one plane: bins of two reals."""
+    return 2 * bins(T) * itemsize
 
 
 # ---- GPUs, on paper --------------------------------------------------------------------------------------------------
@@ -99,10 +101,10 @@ GPUS = {
 
 
 class PassChoice(NamedTuple):
-    """How one pass runs: its work and schedule on the CPU engine, workspace, and the cost of each stage."""
+    """How one pass runs: its work and schedule as the engine sees them, workspace, and the cost of each stage."""
 
-    work: Work | None
-    schedule: Schedule | None
+    work: Any
+    schedule: Any
     workspace: int
     costs: tuple[Cost, ...]
 
@@ -205,14 +207,14 @@ def _on_cpu(work: Work, threads: int) -> list[PassChoice]:
 
 
 def _on_gpu(geometry: ConvGeometry, dtype: str, device: str, T: int, row: Pass) -> list[PassChoice]:
-    """All windows at once, and ever smaller chunks of them: the spectra of the weights stay, the others shrink."""
-    itemsize, windows = np.dtype(dtype).itemsize, geometry.windows(T, row.name)
-    costs = [GPUS[device].cost(stage, dtype) for stage in stages(geometry, itemsize, T, row)]
-    ways, chunk = [], max(1, windows)
-    while True:
-        turns = ceil_div(windows, chunk)
-        space = (geometry.pairs + chunk * (geometry.C + geometry.K)) * spectrum_bytes(T, itemsize)
-        ways.append(PassChoice(None, None, space, tuple(cost._replace(begin=cost.begin * turns) for cost in costs)))
-        if chunk == 1:
-            return ways
-        chunk = ceil_div(chunk, 2)
+    """All windows at once, and ever smaller chunks of them: a chunk costs its launches again."""
+    g, windows = geometry, geometry.windows(T, row.name)
+    costs = [GPUS[device].cost(stage, dtype) for stage in stages(g, np.dtype(dtype).itemsize, T, row)]
+    work = cuda.Work(row.name, T, windows, g.C, g.K, g.groups)
+    return [
+        PassChoice(
+            work, way, cuda.workspace_bytes(work, way),
+            tuple(cost._replace(begin=cost.begin * ceil_div(max(1, windows), way.chunk)) for cost in costs),
+        )
+        for way in cuda.schedules(work)
+    ]  # fmt: skip

@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable
 
 import pytest
+from gpu import has_gpu
 from hypothesis import HealthCheck, settings
 
 # A first example may compile kernels for seconds. With CI set every run draws the same examples; elsewhere each failure
@@ -29,9 +30,9 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     marked = [item for item in items if item.get_closest_marker("gpu")]
-    if marked and not _gpu_available():
+    if marked and not has_gpu():
         for item in marked:
-            item.add_marker(pytest.mark.skip(reason="needs an NVIDIA GPU, and Numba finds none on this machine"))
+            item.add_marker(pytest.mark.skip(reason="needs an NVIDIA GPU of sm_80 or newer, and there is none"))
 
 
 @pytest.fixture(scope="session")
@@ -52,9 +53,3 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
         terminalreporter.section("worst errors, as a part of what is allowed")
         for title, (fraction, case) in sorted(worst.items()):
             terminalreporter.write_line(f"{title:28} {fraction:6.1%}   {case}")
-
-
-def _gpu_available() -> bool:
-    from numba import cuda
-
-    return bool(cuda.is_available())

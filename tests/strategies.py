@@ -19,12 +19,21 @@ from numba_fftconv.cpu.vector import lanes
 Pair = tuple[int, int]
 Recorder = Callable[[str, float, str], None]  # see conftest.record_worst
 PASSES = ("forward", "input_grad", "weight_grad")
-FFT_SIZES = (8, 8, 12, 14, 16, 16, 20)  # of most examples: each new length costs seconds of compilation
-LARGE_FFT = 64  # for kernels of up to 64 samples a side
-CHANNELS = (1, 1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17)
-BATCHES = (1, 1, 2, 3, 7, 8, 9, 15, 16, 17, 33)
-MULTIPLICATIONS = 4e6  # of the reference in one pass
 UNIT = {"float32": 5e-7, "float64": 1e-14}
+
+
+class Scope(NamedTuple):
+    """What is drawn from: few lengths, as each new one costs seconds of compilation, and counts with their edges."""
+
+    dtypes: tuple[str, ...] = ("float32", "float64")
+    fft_sizes: tuple[int | None, ...] = (*2 * (8, 8, 12, 14, 16, 16, 20), None, 64)
+    channels: tuple[int, ...] = (1, 1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17)
+    batches: tuple[int, ...] = (1, 1, 2, 3, 7, 8, 9, 15, 16, 17, 33)
+    multiplications: float = 4e6  # of the reference in one pass
+    longest: int = 50  # samples of a side; 130 where T is 64
+
+
+WHOLE = Scope()
 
 
 class Arrays(NamedTuple):
@@ -227,11 +236,11 @@ def _axis(draw: st.DrawFn, T: int, form: str, at_most: int) -> tuple[int, int, i
 
 
 @st.composite
-def problems(draw: st.DrawFn, dtypes: tuple[str, ...] = ("float32", "float64")) -> Problem:
+def problems(draw: st.DrawFn, dtypes: tuple[str, ...] | None = None, scope: Scope = WHOLE) -> Problem:
     """Any layer that the library accepts, small enough for the definition."""
-    dtype = draw(st.sampled_from(dtypes))
-    chosen: int | None = draw(st.sampled_from((*FFT_SIZES, *FFT_SIZES, None, LARGE_FFT)))
-    T, at_most = {None: (8, 10), LARGE_FFT: (LARGE_FFT, 130)}.get(chosen, (chosen or 8, 50))
+    dtype = draw(st.sampled_from(scope.dtypes if dtypes is None else dtypes))
+    chosen = draw(st.sampled_from(scope.fft_sizes))
+    T, at_most = {None: (8, 10), 64: (64, 130)}.get(chosen, (chosen or 8, scope.longest))
     form = draw(st.sampled_from(("valid", "same", "int", "pair", "sides", "sides")))
     H, R, top, bottom, down, tall = draw(_axis(T, form, at_most))
     W, S, left, right, across, wide = draw(_axis(T, form, at_most))
@@ -244,12 +253,13 @@ def problems(draw: st.DrawFn, dtypes: tuple[str, ...] = ("float32", "float64")) 
 
     kind = draw(st.sampled_from(("dense", "dense", "dense", "grouped", "depthwise")))
     groups = 1 if kind == "dense" else draw(st.sampled_from((2, 3, 4, 9) if kind == "depthwise" else (2, 3)))
-    choices = {"N": (1, BATCHES), "C": (groups, CHANNELS if kind != "depthwise" else (1,)), "K": (groups, CHANNELS)}
+    channels = scope.channels
+    choices = {"N": (1, scope.batches), "C": (groups, channels if kind != "depthwise" else (1,)), "K": (groups, channels)}
     counts = {name: unit for name, (unit, _) in choices.items()}
     outputs = max(1, (H + top + bottom) // down) * max(1, (W + left + right) // across)
     for name in draw(st.permutations("NCK")):  # the first has the widest choice, the last what the reference can afford
         unit, numbers = choices[name]
-        room = MULTIPLICATIONS * groups / (counts["N"] * counts["C"] * counts["K"] * R * S * outputs)
+        room = scope.multiplications * groups / (counts["N"] * counts["C"] * counts["K"] * R * S * outputs)
         counts[name] = unit * draw(st.sampled_from([n for n in numbers if n <= max(1, room) and unit * n <= 33]))
     N, C, K = counts.values()
     return Problem(

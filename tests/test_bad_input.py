@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import reference
+from gpu import has_gpu
 
 import numba_fftconv
 from numba_fftconv import (
@@ -206,10 +207,11 @@ class OnDevice:
 
 
 class OnCuda:
-    """What an array of Numba's CUDA target shows of itself."""
+    """What an array of Numba's CUDA target shows of itself: samples on a GPU, where this machine has none."""
 
     def __init__(self, a: np.ndarray) -> None:
-        self.__cuda_array_interface__ = {"shape": a.shape, "typestr": a.dtype.str, "data": (0, False), "version": 3}
+        memory = 0 if GPU else 0x7F0000000000, False
+        self.__cuda_array_interface__ = {"shape": a.shape, "typestr": a.dtype.str, "data": memory, "version": 3}
 
 
 def read_only(m: Memory, shape: tuple[int, ...]) -> np.ndarray:
@@ -289,6 +291,8 @@ def spectral(**options: Any) -> Made:
 
 # ---- the table
 
+GPU = has_gpu()
+ON_GPU = InvalidTypeError if GPU else UnsupportedError
 SHAPE, OPTION, TYPE, MISMATCH = InvalidShapeError, InvalidOptionError, InvalidTypeError, PlanMismatchError
 IMAGES, KERNEL, PAIR = "(N, C, H, W) or (C, H, W)", "(K, C/groups, R, S)", "an int or a pair (rows, columns)"
 
@@ -362,8 +366,8 @@ TABLE: list[Row] = [
     *wrong_array("mkldnn", lambda a: torch().tensor(a).to_mkldnn(), "Tensor", "dense"),
     *wrong_array("meta", lambda a: torch().tensor(a).to("meta"), "meta", "float32 or float64"),
     # other devices
-    *wrong_array("CUDA array", OnCuda, "OnCuda", "CUDA", "host memory", error=UnsupportedError),
-    *wrong_array("CUDA array by DLPack", lambda a: OnDevice(2), "CUDA", "host memory", error=UnsupportedError),
+    *wrong_array("CUDA array without memory", OnCuda, "OnCuda", "pointer is 0" if GPU else "NVIDIA driver", error=ON_GPU),
+    *([] if GPU else wrong_array("by DLPack", lambda a: OnDevice(2), "CUDA", "host memory", error=UnsupportedError)),
     *wrong_array("Metal array by DLPack", lambda a: OnDevice(8), "device 8", "host memory"),
     # an out that cannot be written
     *wrong_out("read-only", read_only, OPTION, "read-only", "writable"),
@@ -389,7 +393,7 @@ TABLE: list[Row] = [
     *rows(RUNNING, TYPE, "dtype object", "uint8", plan=planned(), workspace=OBJECTS),
     *rows([method("transform_weight", "weight")], TYPE, "SpectralWeight", "transformed already", weight=spectral()),
     *rows([method("weight_grad", *METHODS["weight_grad"])], TYPE, "input is a", "SpectralWeight", input=spectral()),
-    *rows([forward], TYPE, "input is a numba_fftconv.plan.SpectralWeight", input=spectral()),
+    *rows([forward], TYPE, "input is a numba_fftconv.spectral.SpectralWeight", input=spectral()),
     *rows(RUNNING, OPTION, "stream", "7", "CPU", stream=7),
 ]
 # words and orders that only look like pairs
@@ -409,8 +413,12 @@ for value in (["fp32"], np.array(["fp32", "tf32"]), 32):
     TABLE += rows(DOORS, OPTION, f"precision is {value!r}", "fp32", precision=value)
 for value in (["cpu"], np.array(["cpu", "cuda"]), 0, "", "CPU", "cuda:", "sm_", "sm_90:1"):
     TABLE += rows([plan], OPTION, f"device is {value!r}", "'cpu'", "sm_90", device=value)
-for value in ("cuda", "cuda:1", "sm_75"):
-    TABLE += rows([plan], UnsupportedError, f"device is {value!r}", "sm_90", device=value)
+TABLE += rows([plan], UnsupportedError, "device is 'sm_75'", "sm_90", device="sm_75")
+for value in () if GPU else ("cuda", "cuda:1"):
+    TABLE += rows([plan], UnsupportedError, "NVIDIA driver", "install", device=value)
+for value in ("sm_80", "sm_90"):
+    TABLE += rows([plan], UnsupportedError, "dtype is float64", "float32", dtype="float64", device=value)
+    TABLE += rows([plan], UnsupportedError, "precision is 'tf32'", "fp32", precision="tf32", device=value)
 for value in (np.array(1e8), np.array([10**8]), 1e8, True, "1 GB", (10**8,), 0):
     TABLE += rows([plan], OPTION, f"workspace_limit is {value!r}", workspace_limit=value)
 for name, value in (("padding", 2**40), ("padding", 2**33)):

@@ -8,9 +8,10 @@ with other rates scales them alike.
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from ..integers import ceil_div
 from .butterfly import flops
 from .product import OUTPUTS, SLAB
-from .schedule import Schedule, Work, ceil_div, regions
+from .schedule import Schedule, Work, regions
 from .vector import lanes
 
 

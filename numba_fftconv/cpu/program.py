@@ -12,7 +12,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .schedule import Piece, Regions, Schedule, Spectrum, Work, ceil_div, regions
+from ..integers import ceil_div
+from .schedule import Piece, Regions, Schedule, Spectrum, Work, regions
 
 FIRST, SECOND, MULTIPLY, INVERSE = range(4)  # kernels: the transforms of either operand, the product, the inverse
 KERNELS = 4

@@ -20,16 +20,13 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import NamedTuple
 
+from ..integers import ceil_div
 from .fft2d import buffer_size
 from .product import SLAB
 from .vector import LINE_BYTES, lanes
 
 ALIGNMENT = LINE_BYTES  # bytes: of the beginning of a workspace
 MOST_EXCHANGED = 256  # images of a weight_grad whose lanes are channels: each task holds their spectra at once
-
-
-def ceil_div(a: int, b: int) -> int:
-    return -(-a // b)
 
 
 class Piece(NamedTuple):
@@ -212,9 +209,9 @@ class Schedule:
     pair_lines: int = 0
     share_weights: bool = True
 
-    def describe(self, exchanged: bool) -> str:
+    def describe(self, work: Work) -> str:
         """In words."""
-        lanes_of = "channels, in the place of images," if exchanged else "images"
+        lanes_of = "channels, in the place of images," if work.exchanged else "images"
         said = f"{self.order} by {self.workers} threads, {self.chunk} lane blocks of {lanes_of} at a time"
         if self.order == "staged":
             return f"{said}, {self.pair_lines} lines of weight planes"

@@ -1,0 +1,289 @@
+"""Arrays in CUDA memory: read as they lie, and made in the library, on the stream and by the allocator of the caller.
+
+A `DeviceArray` is a NumPy array over addresses of a GPU: it knows shape, dtype, strides and overlaps as any NumPy array
+does, and its samples are never touched by the host. In the simulator, device memory is host memory, and so is this.
+
+    library            read by                    current stream                    memory
+    torch              attributes of the tensor   torch.cuda.current_stream()       torch.empty
+    CuPy               CUDA array interface       cupy.cuda.get_current_stream()    cupy.empty
+    Numba, any other   CUDA array interface       the default stream                numba.cuda.device_array
+    any other          DLPack                     the default stream                numba.cuda.device_array
+
+An array that names the stream which fills it (CUDA array interface 3) is waited for by an event, and that stream waits
+for what we do with it; the host waits for neither. No framework is imported: who holds a tensor has done so.
+
+Source: the CUDA array interface, version 3 (Numba's documentation); DLPack 1.0.
+"""
+
+import sys
+import threading
+from collections.abc import Callable, Iterable
+from operator import index as as_index
+from typing import Any, NamedTuple
+
+import numpy as np
+from numba import cuda
+from numba.core import config
+
+from ..errors import InvalidOptionError, InvalidTypeError, UnsupportedError
+from . import driver
+from .toolchain import SIMULATED
+
+LEGACY, PER_THREAD = 1, 2  # default streams, as the CUDA array interface and the driver number them
+STREAM_FORMS = "None, a stream of torch, CuPy, Numba or cuda.core, or a stream's handle as an int"
+
+
+class Library(NamedTuple):
+    """What a library does for us: the current stream of a device, and new arrays (shape, dtype, device, stream)."""
+
+    stream: Callable[[int], int]
+    empty: Callable[[tuple[int, ...], str, int, int], Any]
+
+
+class DeviceArray(np.ndarray):
+    """A view of CUDA memory. `owner` is the caller's array; `producer` the stream that fills it, where it names one."""
+
+    device: str = "cuda:0"  # type: ignore[assignment]  # NumPy types its own as "cpu" alone
+    index: int = 0
+    owner: Any = None
+    library: Library
+    producer: int | None = None
+
+    __array_ufunc__ = None  # type: ignore[assignment]  # no arithmetic
+
+    def __array_finalize__(self, whole: Any) -> None:
+        if isinstance(whole, DeviceArray):
+            self.device, self.index, self.library = whole.device, whole.index, whole.library
+
+    @property
+    def pointer(self) -> int:
+        """Address of the first sample."""
+        address: int = self.__array_interface__["data"][0]
+        return address
+
+    @property
+    def is_awaited(self) -> bool:
+        """Whether the stream of a call may have to wait for it."""
+        return self.producer is not None or isinstance(self.owner, tuple)
+
+    def __repr__(self) -> str:
+        return f"DeviceArray of shape {self.shape}, {self.dtype} on {self.device}"
+
+    __str__ = __repr__
+
+
+class _Addresses:
+    """What NumPy makes an array of, without looking at the memory."""
+
+    __slots__ = ("__array_interface__",)
+
+    def __init__(self, pointer: int, shape: Any, strides: Any, typestr: str, read_only: bool) -> None:
+        described = {"data": (pointer, read_only), "shape": shape, "strides": strides, "typestr": typestr, "version": 3}
+        self.__array_interface__ = described
+
+
+def _made(value: np.ndarray, owner: Any, library: Library, index: int, producer: int | None = None) -> DeviceArray:
+    view = value.view(DeviceArray)
+    view.device, view.index, view.owner, view.library, view.producer = f"cuda:{index}", index, owner, library, producer
+    return view
+
+
+# ---- reading ---------------------------------------------------------------------------------------------------------
+
+
+def view(value: Any, name: str, said: str) -> DeviceArray:
+    """An array of any library in CUDA memory; `said` begins an error about it."""
+    if not SIMULATED:
+        try:
+            driver.initialised()
+        except UnsupportedError as error:
+            raise UnsupportedError(f"{said} in CUDA memory, but {error}") from None
+    if SIMULATED and not hasattr(value, "__cuda_array_interface__"):
+        return _made(value._ary, value, SIMULATOR, 0)
+    if type(value).__module__.partition(".")[0] == "torch" or isinstance(value, _torch_tensor()):
+        return _torch_view(value, name, said)
+    if hasattr(value, "__cuda_array_interface__"):
+        return _described_view(value, said)
+    return _dlpack_view(value, said)
+
+
+def _torch_tensor() -> Any:
+    return getattr(sys.modules.get("torch"), "Tensor", ())
+
+
+def _torch_view(tensor: Any, name: str, said: str) -> DeviceArray:
+    torch = sys.modules["torch"]
+    if tensor.layout is not torch.strided:
+        raise InvalidTypeError(f"{said} of layout {tensor.layout}: pass {name}.to_dense()")
+    if tensor.is_neg() or tensor.is_conj():
+        raise InvalidTypeError(f"{said} that is negated or conjugated by a flag: pass {name}.resolve_neg()")
+    word = str(tensor.dtype).rpartition(".")[2]
+    try:
+        dtype = np.dtype(word)
+    except TypeError:
+        raise InvalidTypeError(f"{name} has dtype {word}: it must be float32 on a GPU") from None
+    strides = tuple([stride * dtype.itemsize for stride in tensor.stride()])
+    memory = np.asarray(_Addresses(tensor.data_ptr(), tuple(tensor.shape), strides, dtype.str, False))
+    return _made(memory, tensor, TORCH, tensor.device.index)
+
+
+def _described_view(value: Any, said: str) -> DeviceArray:
+    """By the CUDA array interface."""
+    described = value.__cuda_array_interface__
+    if described.get("mask") is not None:
+        raise InvalidTypeError(f"{said} with a mask: pass its samples without it")
+    pointer, read_only = described["data"]
+    shape, strides = tuple(described["shape"]), described.get("strides")
+    if not pointer and 0 not in shape:
+        raise InvalidTypeError(f"{said} of shape {shape} whose pointer is 0: pass an array that has memory")
+    memory = np.asarray(_Addresses(pointer, shape, strides, described["typestr"], read_only))
+    index = driver.device_of(pointer) if memory.size else driver.current()
+    library = CUPY if type(value).__module__.partition(".")[0] == "cupy" else NUMBA
+    return _made(memory, value, library, index, described.get("stream"))
+
+
+def _dlpack_view(value: Any, said: str) -> DeviceArray:
+    from cuda.core.utils import StridedMemoryView
+
+    seen = StridedMemoryView.from_dlpack(value, stream_ptr=-1)
+    if seen.dtype is None:
+        raise InvalidTypeError(f"{said} of a dtype that NumPy has not: pass float32")
+    strides = None if seen.strides is None else tuple(stride * seen.dtype.itemsize for stride in seen.strides)
+    memory = np.asarray(_Addresses(seen.ptr, tuple(seen.shape), strides, seen.dtype.str, seen.readonly))
+    made = _made(memory, value, NUMBA, seen.device_id)
+    made.owner = value, seen  # the view frees its capsule when it goes
+    return made
+
+
+# ---- streams ---------------------------------------------------------------------------------------------------------
+
+
+def stream_of(stream: Any, first: DeviceArray) -> int:
+    """The handle of the stream of a call: the caller's, else the current one of the library of its first array."""
+    if stream is None:
+        return first.library.stream(first.index)
+    handle = _handle(stream)
+    if not SIMULATED:
+        driver.check_stream(handle, first.index)
+    return handle
+
+
+def _handle(stream: Any) -> int:
+    if SIMULATED and type(stream).__module__.startswith("numba.cuda.simulator"):
+        return 0
+    if hasattr(stream, "__cuda_stream__"):
+        protocol = stream.__cuda_stream__
+        return int((protocol() if callable(protocol) else protocol)[1])
+    for attribute in ("cuda_stream", "ptr", "handle"):
+        if hasattr(stream, attribute):
+            stream = getattr(stream, attribute)
+            break
+    stream = getattr(stream, "value", stream)  # Numba's handles
+    try:
+        handle = -1 if isinstance(stream, bool) else as_index(0 if stream is None else stream)
+    except TypeError:
+        handle = -1
+    if handle < 0:
+        raise InvalidOptionError(f"stream is {stream!r}: it must be {STREAM_FORMS}")
+    return handle
+
+
+def begin(arrays: Iterable[DeviceArray], stream: int) -> None:
+    """Let the stream wait for whoever fills the arrays."""
+    for array in arrays:
+        if array.producer is not None and _differ(array.producer, stream):
+            driver.wait(stream, array.producer, array.index)
+        elif isinstance(array.owner, tuple):  # DLPack: who exports for a stream makes that stream wait
+            array.owner[0].__dlpack__(stream=stream or LEGACY)
+
+
+def end(arrays: Iterable[DeviceArray], stream: int) -> None:
+    """Let whoever fills the arrays wait for the stream."""
+    for array in arrays:
+        if array.producer is not None and _differ(array.producer, stream):
+            driver.wait(array.producer, stream, array.index)
+
+
+def _differ(producer: int, stream: int) -> bool:
+    return not SIMULATED and (producer or LEGACY) != (stream or LEGACY)
+
+
+# ---- memory ----------------------------------------------------------------------------------------------------------
+
+
+def empty(shape: tuple[int, ...], dtype: str, like: DeviceArray, stream: int) -> DeviceArray:
+    """A new array in the library, on the device and for the stream of a call."""
+    made = like.library.empty(shape, dtype, like.index, stream)
+    return view(made, "result", "the result")
+
+
+_kept = threading.local()  # workspaces of this thread, where no library keeps freed memory for its next allocation
+_generation = [0]
+
+
+def workspace(nbytes: int, like: DeviceArray, stream: int) -> DeviceArray:
+    """Bytes to work in: of the library's own pool, else kept by this thread, device and stream until `forget`."""
+    if like.library in (TORCH, CUPY):
+        return empty((nbytes,), "uint8", like, stream)
+    if getattr(_kept, "generation", None) != _generation[0]:
+        _kept.generation, _kept.arrays = _generation[0], {}
+    kept = _kept.arrays.get((like.index, stream))
+    if kept is None or kept.size < nbytes:
+        _kept.arrays.pop((like.index, stream), None)
+        kept = _kept.arrays[like.index, stream] = empty((nbytes,), "uint8", like, stream)
+    return kept
+
+
+def forget() -> None:
+    """Free the workspaces: those of this thread now, of other threads at their next call."""
+    _generation[0] += 1
+    _kept.__dict__.clear()
+
+
+# ---- libraries -------------------------------------------------------------------------------------------------------
+
+
+def _torch_stream(index: int) -> int:
+    handle: int = sys.modules["torch"].cuda.current_stream(index).cuda_stream
+    return handle
+
+
+def _torch_empty(shape: tuple[int, ...], dtype: str, index: int, stream: int) -> Any:
+    torch = sys.modules["torch"]
+    wanted = {"dtype": getattr(torch, dtype), "device": torch.device("cuda", index)}
+    if stream == _torch_stream(index):
+        return torch.empty(shape, **wanted)
+    streams = torch.cuda
+    other = streams.default_stream(index) if stream in (0, LEGACY) else streams.ExternalStream(stream, device=index)
+    with streams.stream(other):
+        return torch.empty(shape, **wanted)
+
+
+def _cupy_stream(index: int) -> int:
+    with sys.modules["cupy"].cuda.Device(index):
+        handle: int = sys.modules["cupy"].cuda.get_current_stream().ptr
+        return handle
+
+
+def _cupy_empty(shape: tuple[int, ...], dtype: str, index: int, stream: int) -> Any:
+    cupy = sys.modules["cupy"]
+    with cupy.cuda.Device(index):
+        if stream == cupy.cuda.get_current_stream().ptr:
+            return cupy.empty(shape, dtype)
+        with cupy.cuda.Stream.null if stream in (0, LEGACY) else cupy.cuda.ExternalStream(stream):
+            return cupy.empty(shape, dtype)
+
+
+def _numba_stream(index: int) -> int:
+    return PER_THREAD if config.CUDA_PER_THREAD_DEFAULT_STREAM else 0
+
+
+def _numba_empty(shape: tuple[int, ...], dtype: str, index: int, stream: int) -> Any:
+    with cuda.gpus[index]:
+        return cuda.device_array(shape, dtype)
+
+
+TORCH = Library(_torch_stream, _torch_empty)
+CUPY = Library(_cupy_stream, _cupy_empty)
+NUMBA = Library(_numba_stream, _numba_empty)
+SIMULATOR = Library(lambda index: 0, lambda shape, dtype, index, stream: cuda.device_array(shape, dtype))

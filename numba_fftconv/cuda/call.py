@@ -1,0 +1,149 @@
+"""One call of a plan on arrays in CUDA memory: its stream, memory for it, and the passes as programs of the engine."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from ..arrays import check_aligned
+from ..passes import INPUT_GRAD, WEIGHT_GRAD, Pass
+from ..spectral import SpectralWeight
+from . import arrays, driver, engine, schedule, sums
+from .arrays import DeviceArray
+from .driver import At
+from .engine import Lie, Program
+from .schedule import LINE_BYTES, Step
+from .toolchain import SIMULATED
+
+Operands = Mapping[str, Any]  # DeviceArrays by name, and a SpectralWeight for weight
+RESULTS = {"output": "output", "input": "dx", "weight": "dw"}  # what the engine calls the result of a pass
+
+# What Numba's simulator stands in for: tiles of few planes keep its lanes busy.
+SIMULATED_DEVICE = driver.Device(0, "Numba's CUDA simulator", (9, 0), 4, 4096)
+
+
+def device(index: int) -> driver.Device:
+    return SIMULATED_DEVICE if SIMULATED else driver.device(index)
+
+
+def find(word: str) -> tuple[int, tuple[int, int]]:
+    """Number and architecture of the device 'cuda', which is the current one, or 'cuda:1'."""
+    number = word.partition(":")[2]
+    index = int(number) if number else 0 if SIMULATED else driver.current()
+    return index, device(index).architecture
+
+
+class Call:
+    """A plan, and the arrays of one call of it; the plan has checked them."""
+
+    alignment = LINE_BYTES
+
+    def __init__(self, plan: Any, read: Operands, stream: Any) -> None:
+        self.plan = plan
+        self.first = next(value for value in read.values() if isinstance(value, DeviceArray))
+        self.device = device(self.first.index)
+        self.stream = arrays.stream_of(stream, self.first)
+        for name, value in read.items():
+            if isinstance(value, DeviceArray):
+                check_aligned(value, name)
+
+    def empty(self, shape: tuple[int, ...], dtype: str) -> DeviceArray:
+        """An array of the library of the call."""
+        return arrays.empty(shape, dtype, self.first, self.stream)
+
+    def workspace(self, nbytes: int) -> DeviceArray:
+        """Bytes to work in."""
+        return arrays.workspace(nbytes, self.first, self.stream)
+
+    # ---- what the plan asks for --------------------------------------------------------------------------------------
+
+    def run(self, row: Pass, read: Operands, result: DeviceArray, space: DeviceArray) -> None:
+        """A pass."""
+        program, named = self._pass(row, read, result, space)
+        self._launch(program, named)
+
+    def run_gradients(
+        self, rows: Sequence[Pass], read: Operands, results: Mapping[str, DeviceArray], space: DeviceArray
+    ) -> None:
+        """Both from one spectrum of dy where one segment and one chunk hold it; else one after the other."""
+        of_input, of_weight = (self.plan.choice.by_pass[row.name] for row in (INPUT_GRAD, WEIGHT_GRAD))
+        whole = self.plan.maps["y"] == self.plan.maps["dy_halo"]
+        schedules = of_input.schedule, of_weight.schedule
+        if len(rows) < 2 or not schedule.shares_gradients(of_input.work, of_weight.work, whole, schedules):
+            for row in rows:
+                self.run(row, read, results[row.result], space)
+            return
+        named, spectral = self._named(read)
+        named.update({RESULTS[name]: result for name, result in results.items()})
+        program = self._program("both", named, lambda: schedule.both_gradients(of_input.work, spectral))
+        self._launch(program, {**named, "workspace": space})
+
+    def bias_grad(self, dy: DeviceArray) -> DeviceArray:
+        """The sum of each filter's plane over all images."""
+        return self._summed(dy, Lie.of(dy))
+
+    def transform_weight(self, weight: DeviceArray) -> DeviceArray:
+        """The spectrum of a weight, as an array of its own."""
+        work = self.plan.choice.by_pass["forward"].work
+        named = {"weight": weight, "spectrum": self.empty((work.weight.nbytes // 8,), "complex64")}
+        step = schedule.Transform("weight", "w", 0, work.weight._replace(array="spectrum"))
+        self._launch(self._program("weight", named, lambda: [step]), named)
+        return named["spectrum"]
+
+    def profile(self, row: Pass, read: Operands, result: DeviceArray, space: DeviceArray) -> list[float]:
+        """Seconds of each stage on the device, in a second run."""
+        program, named = self._pass(row, read, result, space)
+        self._launch(program, named)
+        seconds = program.profile(named, self.stream)
+        return [seconds.get(stage, 0.0) for stage in (*row.operands, "multiply", "inverse")]
+
+    # ---- programs ----------------------------------------------------------------------------------------------------
+
+    def _pass(
+        self, row: Pass, read: Operands, result: DeviceArray, space: DeviceArray
+    ) -> tuple[Program, dict[str, DeviceArray]]:
+        """The program of a pass, and its arrays by name."""
+        choice, (named, spectral) = self.plan.choice.by_pass[row.name], self._named(read)
+        named[RESULTS[row.result]] = result
+        program = self._program(row.name, named, lambda: schedule.steps(choice.work, choice.schedule, spectral))
+        named["workspace"] = space
+        return program, named
+
+    def _named(self, read: Operands) -> tuple[dict[str, Any], bool]:
+        """The operands by name, a SpectralWeight as its array, and whether there is one; a bias without gaps."""
+        named, weight, bias = dict(read), read.get("weight"), read.get("bias")
+        spectral = isinstance(weight, SpectralWeight)
+        if isinstance(weight, SpectralWeight):
+            named["weight"] = weight.array
+        if isinstance(bias, DeviceArray) and bias.strides != (bias.itemsize,):
+            named["bias"] = self._summed(bias, Lie((1, bias.size, 1, 1), (0, bias.strides[0] // bias.itemsize, 0, 0)))
+        return named, spectral
+
+    def _summed(self, planes: DeviceArray, lie: Lie) -> DeviceArray:
+        """The sum of each channel; of planes of one sample a copy."""
+        images, channels, height, width = lie.shape
+        named = {"planes": planes, "sums": self.empty((channels,), self.plan.dtype)}
+        extents = sums.Extents(images, height, width, *lie.strides)
+        launch = engine.Call("sums", sums.sum_kernel(), (channels, 1, 1), (At("planes"), At("sums"), extents))
+        self._launch(self._kept(("sums", lie, self.device), lambda: [launch]), named)
+        return named["sums"]
+
+    def _program(self, what: str, named: Mapping[str, DeviceArray], steps: Callable[[], Iterable[Step]]) -> Program:
+        """The program of the plan for arrays with these strides."""
+        strides = tuple([(name, array.strides) for name, array in named.items()])
+
+        def calls() -> Iterable[engine.Call]:
+            lies = {name: Lie.of(array) for name, array in named.items() if array.ndim > 2}
+            return engine.calls(steps(), self.plan.maps, lies, "bias" in named, self.device)
+
+        return self._kept((what, strides, self.device), calls)
+
+    def _kept(self, key: Any, calls: Callable[[], Iterable[engine.Call]]) -> Program:
+        programs: dict[Any, Program] = self.plan.programs
+        if key not in programs:
+            programs[key] = Program(calls(), self.device)
+        return programs[key]
+
+    def _launch(self, program: Program, named: Mapping[str, DeviceArray]) -> None:
+        foreign = [array for array in named.values() if array.is_awaited]
+        arrays.begin(foreign, self.stream)
+        program.run(named, self.stream)
+        arrays.end(foreign, self.stream)

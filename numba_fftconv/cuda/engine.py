@@ -1,0 +1,183 @@
+"""The CUDA engine: a pass as launches of kernels, bound once to a device and to how the arrays lie.
+
+A program is the steps of a schedule with everything decided but addresses: kernels chosen, grids and scalars packed. It
+is made at the first call for a layer and strides, and kept. To run it is to say where the arrays begin, and on which
+stream; nothing waits for the GPU. In the simulator the same program runs on host memory.
+
+An address is an array's name and bytes into it (driver.At). The names are those of the schedule: 'workspace' holds
+spectra, and where a spectrum takes the place of a weight, it is 'weight'.
+"""
+
+import threading
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ..geometry import PlaneMap
+from ..integers import bins
+from . import driver, fft2d, pointwise, product, simulator
+from .driver import At, Device, Launch
+from .memory import Memory
+from .planes import AxisMap, Epilogue, Planes, Strides
+from .schedule import Inverse, Multiply, Spectrum, Step, Transform
+from .tiles import choose_tile
+from .toolchain import SIMULATED, Kernel
+
+Maps = tuple[PlaneMap, PlaneMap]  # of rows and of columns
+
+
+class Lie(NamedTuple):
+    """How an array of planes [outer, channel, row, column] lies in memory: its shape, and its strides in samples."""
+
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+
+    @classmethod
+    def of(cls, array: np.ndarray) -> "Lie":
+        """Of an array in four dimensions, or in three, which is one image."""
+        itemsize = array.itemsize
+        strides = tuple([stride // itemsize for stride in array.strides])
+        return cls(array.shape, strides) if array.ndim == 4 else cls((1, *array.shape), (0, *strides))
+
+
+class Call(NamedTuple):
+    """One launch before it is bound to a device."""
+
+    stage: str  # the operand that is transformed, 'multiply' or 'inverse'
+    kernel: Kernel
+    grid: tuple[int, int, int]
+    arguments: tuple[Any, ...]  # as the kernel takes them, a pointer as At, or None for one that is not read
+
+
+# ---- from steps to launches ------------------------------------------------------------------------------------------
+
+
+def calls(
+    steps: Iterable[Step], maps: Mapping[str, Maps], lies: Mapping[str, Lie], has_bias: bool, device: Device
+) -> Iterator[Call]:
+    """The launches of some steps; `lies` of every array of planes that they name."""
+    for step in steps:
+        if isinstance(step, Multiply):
+            yield from _multiply(step, device)
+        elif isinstance(step, Transform):
+            yield _transform(step, maps[step.maps], lies[step.operand], device)
+        else:
+            yield _inverse(step, maps[step.maps], lies[step.result], has_bias and step.result == "output", device)
+
+
+def _transform(step: Transform, maps: Maps, lie: Lie, device: Device) -> Call:
+    form, numbers = _planes(step, maps, lie, device)
+    kernel = fft2d.transform_kernel(*form)
+    grid = fft2d.launch_grid(numbers[0].count, form.B)
+    return Call(step.operand, kernel, grid, (At(step.operand), _at(step.spectrum), *numbers))
+
+
+def _inverse(step: Inverse, maps: Maps, lie: Lie, has_bias: bool, device: Device) -> Call:
+    form, numbers = _planes(step, maps, lie, device, has_bias)
+    kernel = fft2d.inverse_kernel(*form)
+    grid = fft2d.launch_grid(numbers[0].count, form.B)
+    epilogue = Epilogue(1 / (2 * form.T**2), 0)
+    bias = At("bias") if has_bias else None
+    return Call("inverse", kernel, grid, (_at(step.spectrum), At(step.result), bias, *numbers, epilogue))
+
+
+class _Form(NamedTuple):
+    """What is known of a transform or an inverse at compile time."""
+
+    T: int
+    B: int
+    half: bool
+    spaced: bool
+
+
+def _planes(
+    step: Transform | Inverse, maps: Maps, lie: Lie, device: Device, has_bias: bool = False
+) -> tuple[_Form, tuple[Planes, Strides, AxisMap, AxisMap]]:
+    """The form of the kernel, and the arguments that both directions have."""
+    T, (_, channels, height, width), (rows, columns) = step.spectrum.T, lie.shape, maps
+    half = rows.end(height) <= T // 2 and columns.end(width) <= T // 2
+    spaced = rows.spacing != 1 or columns.spacing != 1
+    count, segments = step.spectrum.rows * channels, (rows.segments, columns.segments)
+    planes = Planes(count, step.first, channels, height, width, *segments, int(has_bias))
+    strides = Strides._make((*lie.strides, step.spectrum.pitch))
+    form = _Form(T, fft2d.tile_planes(T, device.shared_bytes), half, spaced)
+    return form, (planes, strides, AxisMap(*rows.numbers), AxisMap(*columns.numbers))
+
+
+def _at(spectrum: Spectrum, first_bin: int = 0) -> At:
+    return At(spectrum.array, spectrum.at + 8 * first_bin * spectrum.pitch)
+
+
+def _multiply(step: Multiply, device: Device) -> Iterator[Call]:
+    """One launch, or several over parts of the bins; the pointwise form where each channel is a group of its own."""
+    a, b, y, (rows, columns, depth) = step.a, step.b, step.y, step.extents
+    whole, pitches = bins(y.T), product.Pitches(a.pitch, b.pitch, y.pitch)
+    if step.Cg == 1:
+        depthwise = pointwise.Depthwise(step.windows, step.groups, step.Kg, int(step.accumulate))
+        kernel, grid = pointwise.pointwise_kernel(step.pass_name), pointwise.grid(step.pass_name, depthwise, whole)
+        yield Call("multiply", kernel, grid, (_at(a), _at(b), _at(y), depthwise, pitches))
+        return
+    shape = product.Shape(rows, columns, depth, a.columns, b.columns, y.columns, step.groups, int(step.accumulate))
+    config = choose_tile(rows, columns, depth, whole * step.groups, device.multiprocessors)
+    kernel = product.product_kernel(step.pass_name, config, product.vector_width(step.pass_name, shape, pitches))
+    for first, _, grid in product.launches(config, rows, columns, whole, step.groups):
+        yield Call("multiply", kernel, grid, (_at(a, first), _at(b, first), _at(y, first), shape, pitches))
+
+
+# ---- running ---------------------------------------------------------------------------------------------------------
+
+
+class Program:
+    """Launches bound to a device, in order."""
+
+    def __init__(self, calls: Iterable[Call], device: Device) -> None:
+        self.device, self.calls = device, tuple(calls)
+        self.lock = threading.Lock()  # of packed arguments, in which addresses change from call to call
+        if not SIMULATED:
+            with driver.on(device.index):
+                self.launches = [Launch(call.kernel, call.grid, call.arguments, device) for call in self.calls]
+
+    def run(self, arrays: Mapping[str, Any], stream: int) -> None:
+        """Queue all launches on a stream; `arrays` are DeviceArrays by name."""
+        if SIMULATED:
+            for call in self.calls:
+                _simulate(call, arrays)
+            return
+        pointers = {name: array.pointer for name, array in arrays.items()}
+        with self.lock, driver.on(self.device.index):
+            for launch in self.launches:
+                launch.launch(stream, pointers)
+
+    def profile(self, arrays: Mapping[str, Any], stream: int) -> dict[str, float]:
+        """Run it and wait; seconds of each stage."""
+        spent: dict[str, float] = {}
+        if SIMULATED:
+            for call in self.calls:
+                start = time.perf_counter()
+                _simulate(call, arrays)
+                spent[call.stage] = spent.get(call.stage, 0.0) + time.perf_counter() - start
+            return spent
+        pointers = {name: array.pointer for name, array in arrays.items()}
+        with self.lock, driver.on(self.device.index), driver.Clock(stream) as clock:
+            for launch in self.launches:
+                launch.launch(stream, pointers)
+                clock.mark()
+        for call, seconds in zip(self.calls, clock.seconds, strict=True):
+            spent[call.stage] = spent.get(call.stage, 0.0) + seconds
+        return spent
+
+
+def _simulate(call: Call, arrays: Mapping[str, Any]) -> None:
+    """A launch on host memory: pointers to samples keep the array's strides, others count bytes into it."""
+
+    def passed(argument: Any) -> Any:
+        if not isinstance(argument, At):
+            return argument
+        array = np.asarray(arrays[argument.name])
+        if array.dtype == np.float32:
+            return Memory(array)
+        return Memory.of(array.view(np.uint8), np.complex64, argument.offset)
+
+    simulator.run(call.kernel, call.grid, tuple(map(passed, call.arguments)))

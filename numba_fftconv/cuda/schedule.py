@@ -1,0 +1,222 @@
+"""How the CUDA engine runs a pass: its steps, where its spectra lie, and chunks of windows. Integers only.
+
+A spectrum is [bin][row][column] complex64, with the pitch from a bin to the next in whole lines of 128 bytes. Its rows
+are windows m, (image, segment) pairs, or the filters of a weight; its columns are channels. Of a pass, both operands
+and the result lie in the workspace, one behind the other.
+
+Where the workspace shall be small, a pass takes its windows in chunks: the weight is transformed once, forward and
+input_grad make a part of their result from each chunk, and weight_grad adds one chunk after the other to one spectrum,
+in order, from twice the sum so far, so that a chunk changes no bit. Two planes travel as one complex plane: a chunk has
+an even number of windows, so that no pair is parted.
+
+Arrays have the caller's names, and their gradients 'dx' and 'dw'.
+
+Example: forward of 16 images, 64 to 64 channels, T = 32: X and Y have 16 rows of 64 columns and W has 64. A pitch is
+1024 or 4096 values and a spectrum 514 times that: 4.2 MB for X and Y, 16.8 MB for W.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from ..errors import UnsupportedError
+from ..integers import bins, ceil_div, round_up
+
+LINE = 16  # complex values: 128 bytes
+LINE_BYTES = 8 * LINE
+MOST_WINDOWS = 2**20  # of a chunk: rows of a product in tiles of 16 are a grid of 65536 less one at most
+MOST_PLANES = 2**31  # of a launch: kernels count planes, and values within a bin, in 31 bits
+
+
+class Spectrum(NamedTuple):
+    """Where a spectrum lies: so many bytes into its array."""
+
+    array: str
+    at: int
+    T: int
+    rows: int
+    columns: int
+
+    @property
+    def pitch(self) -> int:
+        """Complex values from a bin to the next."""
+        return round_up(self.rows * self.columns, LINE)
+
+    @property
+    def nbytes(self) -> int:
+        return 8 * self.pitch * bins(self.T)
+
+    @property
+    def end(self) -> int:
+        return self.at + self.nbytes
+
+    def some(self, rows: int) -> "Spectrum":
+        """A spectrum of fewer rows at the same place."""
+        return self._replace(rows=rows)
+
+
+class Transform(NamedTuple):
+    """The stage of one operand: windows `first` and following fill the rows of the spectrum."""
+
+    operand: str
+    maps: str
+    first: int
+    spectrum: Spectrum
+
+
+class Multiply(NamedTuple):
+    """The products of all bins and groups, y = a * b of so many windows, or what is added to y."""
+
+    pass_name: str
+    a: Spectrum
+    b: Spectrum
+    y: Spectrum
+    windows: int
+    Cg: int
+    Kg: int
+    groups: int
+    accumulate: bool = False
+
+    @property
+    def extents(self) -> tuple[int, int, int]:
+        """Rows, columns and depth of one product."""
+        m, c, k = self.windows, self.Cg, self.Kg
+        return {"forward": (m, k, c), "input_grad": (m, c, k), "weight_grad": (k, c, m)}[self.pass_name]
+
+
+class Inverse(NamedTuple):
+    """The stage of the result: the rows of the spectrum make windows `first` and following."""
+
+    result: str
+    maps: str
+    first: int
+    spectrum: Spectrum
+
+
+Step = Transform | Multiply | Inverse
+
+
+@dataclass(frozen=True)
+class Work:
+    """One pass of a layer at one T as the engine sees it."""
+
+    pass_name: str
+    T: int
+    windows: int
+    C: int
+    K: int
+    groups: int
+
+    @property
+    def Cg(self) -> int:
+        """Channels of a group."""
+        return self.C // self.groups
+
+    @property
+    def of_group(self) -> tuple[int, int, int]:
+        """Channels and filters of a group, and how many groups there are."""
+        return self.Cg, self.K // self.groups, self.groups
+
+    @property
+    def weight(self) -> Spectrum:
+        """A whole weight, or its gradient, as an array of its own."""
+        return Spectrum("weight", 0, self.T, self.K, self.Cg)
+
+    def check(self) -> None:
+        """Raise UnsupportedError where two windows or the weight have more planes than a kernel can count."""
+        for what, planes in (("channels", self.C), ("filters", self.K), ("planes of the weight", self.K * self.Cg)):
+            if 2 * planes >= MOST_PLANES:
+                raise UnsupportedError(f"{planes:,} {what}: this version runs less than {MOST_PLANES // 2:,} on a GPU")
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How a pass runs: so many windows at a time."""
+
+    chunk: int
+
+    def describe(self, work: Work) -> str:
+        """In words."""
+        if self.chunk >= work.windows:
+            return f"all {work.windows:,} windows at a time"
+        return f"{self.chunk:,} of {work.windows:,} windows at a time"
+
+
+def schedules(work: Work) -> Iterator[Schedule]:
+    """All windows at once where kernels can count them, then ever smaller chunks."""
+    work.check()
+    most = min(MOST_WINDOWS, (MOST_PLANES - 1) // max(work.C, work.K)) & -2
+    chunk = min(work.windows, most)
+    while True:
+        yield Schedule(max(1, chunk))
+        if chunk <= 2:
+            return
+        chunk = round_up(ceil_div(chunk, 2), 2)
+
+
+def workspace_bytes(work: Work, schedule: Schedule) -> int:
+    """Bytes of a workspace, with what its beginning may lose to alignment."""
+    return _regions(work, schedule.chunk)[-1].end + LINE_BYTES
+
+
+def _regions(work: Work, chunk: int) -> tuple[Spectrum, Spectrum, Spectrum]:
+    """The spectra of the output side, the input side and the weight, one behind the other."""
+    outputs = Spectrum("workspace", 0, work.T, chunk, work.K)
+    inputs = Spectrum("workspace", outputs.end, work.T, chunk, work.C)
+    return outputs, inputs, work.weight._replace(array="workspace", at=inputs.end)
+
+
+def _chunks(work: Work, schedule: Schedule) -> Iterator[tuple[int, int]]:
+    """(first window, windows) of each chunk."""
+    for first in range(0, work.windows, schedule.chunk):
+        yield first, min(schedule.chunk, work.windows - first)
+
+
+def steps(work: Work, schedule: Schedule, spectral: bool = False) -> Iterator[Step]:
+    """The steps of a pass in their order; where `spectral`, the weight is a spectrum already, the array 'weight'."""
+    if work.pass_name == "weight_grad":
+        yield from _weight_grad(work, schedule)
+        return
+    outputs, inputs, weight = _regions(work, schedule.chunk)
+    if spectral:
+        weight = work.weight
+    elif work.windows:
+        yield Transform("weight", "w", 0, weight)
+    forward = work.pass_name == "forward"
+    for first, windows in _chunks(work, schedule):
+        x, y = inputs.some(windows), outputs.some(windows)
+        a, result = (x, y) if forward else (y, x)
+        yield Transform("input", "x", first, x) if forward else Transform("grad_output", "dy_halo", first, y)
+        yield Multiply(work.pass_name, a, weight, result, windows, *work.of_group)
+        yield Inverse("output", "y", first, y) if forward else Inverse("dx", "dx", first, x)
+
+
+def _weight_grad(work: Work, schedule: Schedule) -> Iterator[Step]:
+    """A sum over no windows is a product as well: it stores zeros."""
+    outputs, inputs, weight = _regions(work, schedule.chunk)
+    for first, windows in _chunks(work, schedule) if work.windows else [(0, 0)]:
+        x, dy = inputs.some(windows), outputs.some(windows)
+        if windows:
+            yield Transform("input", "x", first, x)
+            yield Transform("grad_output", "y", first, dy)
+        yield Multiply("weight_grad", dy, x, weight, windows, *work.of_group, accumulate=first > 0)
+    yield Inverse("dw", "w", 0, weight)
+
+
+def shares_gradients(input_grad: Work, weight_grad: Work, whole: bool, schedules: tuple[Schedule, Schedule]) -> bool:
+    """Whether both gradients may come from one spectrum of dy: one segment a plane, all windows at once."""
+    return whole and 0 < weight_grad.windows <= min(schedule.chunk for schedule in schedules)
+
+
+def both_gradients(work: Work, spectral: bool = False) -> Iterator[Step]:
+    """Both gradients from one spectrum of dy, in the workspace of one: x takes the place of dx, dw that of w."""
+    dy, x, weight = _regions(work, work.windows)
+    given = work.weight if spectral else weight
+    if not spectral:
+        yield Transform("weight", "w", 0, weight)
+    yield Transform("grad_output", "y", 0, dy)
+    yield Multiply("input_grad", dy, given, x, work.windows, *work.of_group)
+    yield Inverse("dx", "dx", 0, x)
+    yield Transform("input", "x", 0, x)
+    yield Multiply("weight_grad", dy, x, weight, work.windows, *work.of_group)
+    yield Inverse("dw", "w", 0, weight)
