@@ -76,7 +76,7 @@ def predicted(work: Work, way: Schedule, rates: CpuRates) -> float:
 def best(plan: ConvPlan, name: str, work: Work, way: Schedule, arrays: tuple[np.ndarray, ...]) -> float:
     """Seconds of one way to run a pass: the least of some calls, the first of which is not counted."""
     dtype = arrays[0].dtype
-    operands = [plan._planes(maps, array) for maps, array in zip(PASSES[name].maps, arrays, strict=True)]
+    operands = [engine.Operand(array, *plan.maps[maps]) for maps, array in zip(PASSES[name].maps, arrays, strict=True)]
     nbytes = workspace_bytes(work, way)
     space = threads.memory(nbytes)[: nbytes // 64 * 64].view(dtype)
     times: list[float] = []
