@@ -30,6 +30,7 @@ from machine_code import CLASSES, count, read
 from numba_fftconv.cuda import fft2d
 from numba_fftconv.cuda.pointwise import pointwise_kernel
 from numba_fftconv.cuda.product import FORMS, product_kernel
+from numba_fftconv.cuda.sums import sum_kernel
 from numba_fftconv.cuda.tiles import TILES
 from numba_fftconv.cuda.toolchain import Kernel
 from numba_fftconv.options import FFT_SIZES
@@ -72,7 +73,7 @@ def kernels(sm: int) -> dict[str, Kernel]:
         B = fft2d.tile_planes(T, MOST_SHARED[sm])
         found += [fft2d.transform_kernel(T, B), fft2d.inverse_kernel(T, B)]
     found += [product_kernel(name, config, vec) for config in TILES for name in FORMS for vec in (1, 2)]
-    found += [pointwise_kernel(name) for name in FORMS]
+    found += [*(pointwise_kernel(name) for name in FORMS), sum_kernel()]
     return {kernel.name: kernel for kernel in found}
 
 
