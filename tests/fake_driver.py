@@ -244,6 +244,15 @@ class FakeDriver:
         self.log.append(Event("wait", (stream, int(event))))
         return (OK,)
 
+    def cuEventSynchronize(self, event: Any) -> tuple[Any]:
+        return (OK if int(event) in self.events else E.CUDA_ERROR_INVALID_HANDLE,)
+
+    def cuEventElapsedTime(self, begin: Any, end: Any) -> tuple[Any, Any]:
+        """A millisecond for each launch between the two."""
+        recorded = {line.details[0]: place for place, line in enumerate(self.log) if line.what == "record"}
+        between = self.log[recorded[int(begin)] : recorded[int(end)]]
+        return OK, float(sum(line.what == "launch" for line in between))
+
     def cuEventDestroy(self, event: Any) -> tuple[Any]:
         return (OK if self.events.pop(int(event), None) is not None else E.CUDA_ERROR_INVALID_HANDLE,)
 

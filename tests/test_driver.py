@@ -8,7 +8,7 @@ import numpy as np
 import product_problem
 import pytest
 import transform_problem
-from fake_driver import FakeDriver, fixture_of_fake_driver  # noqa: F401
+from fake_driver import Event, FakeDriver, fixture_of_fake_driver  # noqa: F401
 from machine_code import compiles
 from numba import cuda, types, uint32, uint64
 
@@ -352,4 +352,16 @@ def test_a_stream_waits_for_another(fake_driver: FakeDriver) -> None:
 def test_a_wait_that_fails_leaves_no_event(fake_driver: FakeDriver) -> None:
     with pytest.raises(CudaError, match="cuEventRecord: CUDA_ERROR_INVALID_HANDLE"):
         driver.wait(0, fake_driver.stream(1), 0)
+    assert not fake_driver.events
+
+
+def test_a_clock_times_what_lies_between_its_marks(fake_driver: FakeDriver) -> None:
+    """In seconds, of which the double gives a thousandth to each launch; no event is left behind."""
+    with driver.on(0), driver.Clock(0) as clock:
+        clock.mark()
+        fake_driver.log.append(Event("launch", ("kernel", (1, 1, 1), 0)))
+        clock.mark()
+    assert clock.seconds == [0.0, 1e-3] and not fake_driver.events
+    with pytest.raises(ZeroDivisionError), driver.on(0), driver.Clock(0):
+        print(1 / 0)
     assert not fake_driver.events

@@ -18,6 +18,7 @@ Source: the CUDA array interface, version 3 (Numba's documentation); DLPack 1.0.
 import sys
 import threading
 from collections.abc import Callable, Iterable
+from functools import cache
 from operator import index as as_index
 from typing import Any, NamedTuple
 
@@ -117,14 +118,21 @@ def _torch_view(tensor: Any, name: str, said: str) -> DeviceArray:
         raise InvalidTypeError(f"{said} of layout {tensor.layout}: pass {name}.to_dense()")
     if tensor.is_neg() or tensor.is_conj():
         raise InvalidTypeError(f"{said} that is negated or conjugated by a flag: pass {name}.resolve_neg()")
-    word = str(tensor.dtype).rpartition(".")[2]
-    try:
-        dtype = np.dtype(word)
-    except TypeError:
-        raise InvalidTypeError(f"{name} has dtype {word}: it must be float32 on a GPU") from None
-    strides = tuple([stride * dtype.itemsize for stride in tensor.stride()])
+    dtype = _torch_dtype(tensor.dtype)
+    if dtype is None:
+        raise InvalidTypeError(f"{name} has dtype {tensor.dtype}: it must be float32 on a GPU")
+    strides = None if tensor.is_contiguous() else tuple([stride * dtype.itemsize for stride in tensor.stride()])
     memory = np.asarray(_Addresses(tensor.data_ptr(), tuple(tensor.shape), strides, dtype.str, False))
     return _made(memory, tensor, TORCH, tensor.device.index)
+
+
+@cache
+def _torch_dtype(dtype: Any) -> np.dtype | None:
+    """NumPy's dtype of the same name, None where it has none."""
+    try:
+        return np.dtype(str(dtype).rpartition(".")[2])
+    except TypeError:
+        return None
 
 
 def _described_view(value: Any, said: str) -> DeviceArray:

@@ -17,7 +17,7 @@ Operands = Mapping[str, Any]  # DeviceArrays by name, and a SpectralWeight for w
 RESULTS = {"output": "output", "input": "dx", "weight": "dw"}  # what the engine calls the result of a pass
 
 # What Numba's simulator stands in for: tiles of few planes keep its lanes busy.
-SIMULATED_DEVICE = driver.Device(0, "Numba's CUDA simulator", (9, 0), 4, 4096)
+SIMULATED_DEVICE = driver.Device(0, "Numba's CUDA simulator", (9, 0), 4, 1024)
 
 
 def device(index: int) -> driver.Device:

@@ -7,6 +7,7 @@ Work is done in the primary context of a device, which is the one that PyTorch, 
 the GPU, and nothing is loaded or initialised before the first call.
 """
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -169,6 +170,35 @@ def wait(stream: int, producer: int, index: int) -> None:
             _call("cuStreamWaitEvent", stream, event, 0)
         finally:
             _call("cuEventDestroy", event)  # the driver keeps it until it has happened
+
+
+class Clock:
+    """Times what a stream does between marks: with Clock(stream) as clock: ... clock.mark() ...; then clock.seconds."""
+
+    def __init__(self, stream: int) -> None:
+        self._stream = stream
+        self._events: list[Any] = []
+        self.seconds: list[float] = []
+
+    def __enter__(self) -> "Clock":
+        self.mark()
+        return self
+
+    def mark(self) -> None:
+        """The end of one span and the beginning of the next."""
+        self._events.append(_call("cuEventCreate", 0))
+        _call("cuEventRecord", self._events[-1], self._stream)
+
+    def __exit__(self, kind: Any, *error: object) -> None:
+        """Waits for the last mark; where the block raised, only lets go of the events."""
+        try:
+            if kind is None:
+                _call("cuEventSynchronize", self._events[-1])
+                spans = itertools.pairwise(self._events)
+                self.seconds = [_call("cuEventElapsedTime", begin, end) / 1e3 for begin, end in spans]
+        finally:
+            for event in self._events:
+                _call("cuEventDestroy", event)
 
 
 # ---- launches --------------------------------------------------------------------------------------------------------

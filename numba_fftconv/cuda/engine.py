@@ -22,7 +22,7 @@ from .driver import At, Device, Launch
 from .memory import Memory
 from .planes import AxisMap, Epilogue, Planes, Strides
 from .schedule import Inverse, Multiply, Spectrum, Step, Transform
-from .tiles import choose_tile
+from .tiles import SIMULATED_TILE, choose_tile
 from .toolchain import SIMULATED, Kernel
 
 Maps = tuple[PlaneMap, PlaneMap]  # of rows and of columns
@@ -120,7 +120,8 @@ def _multiply(step: Multiply, device: Device) -> Iterator[Call]:
         yield Call("multiply", kernel, grid, (_at(a), _at(b), _at(y), depthwise, pitches))
         return
     shape = product.Shape(rows, columns, depth, a.columns, b.columns, y.columns, step.groups, int(step.accumulate))
-    config = choose_tile(rows, columns, depth, whole * step.groups, device.multiprocessors)
+    blocks = whole * step.groups, device.multiprocessors
+    config = SIMULATED_TILE if SIMULATED else choose_tile(rows, columns, depth, *blocks)
     kernel = product.product_kernel(step.pass_name, config, product.vector_width(step.pass_name, shape, pitches))
     for first, _, grid in product.launches(config, rows, columns, whole, step.groups):
         yield Call("multiply", kernel, grid, (_at(a, first), _at(b, first), _at(y, first), shape, pitches))

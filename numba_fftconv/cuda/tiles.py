@@ -24,7 +24,7 @@ MULTIPLY_ADDS_A_CLOCK = 32
 L2_BYTES_A_CLOCK = 24  # of one multiprocessor, all of them reading
 NOT_HIDDEN = 0.25  # of the shorter of computing and fetching; an estimate
 # Registers a thread may take, by the complex accumulators that it holds.
-REGISTER_BUDGET = {64: 240, 32: 128, 16: 104}
+REGISTER_BUDGET = {64: 240, 32: 128, 16: 104, 4: 64}
 
 
 @dataclass(frozen=True)
@@ -90,6 +90,8 @@ TILES = (
     ProductConfig(16, 64, 4, 4, 16, 2),
     ProductConfig(64, 16, 4, 4, 16, 2),
 )
+
+SIMULATED_TILE = ProductConfig(8, 16, 2, 2, 8, 2)  # for the simulator, where a step of a thread takes a microsecond
 
 
 def valid(config: ProductConfig) -> bool:
