@@ -22,9 +22,18 @@ def main(words: Sequence[str] | None = None) -> int:
         " descent through the passes of a layer, takes the blur off, and writes numba_fftconv_demo.png."
         " Exit code: 0 if both came out well, 1 if not, 2 if it cannot run.",
     )
-    demo.add_argument("--device", default="cpu", help="as in plan_conv2d: in this version only cpu runs (default: cpu)")
+    demo.add_argument(
+        "--device",
+        default="cpu",
+        help="cpu, cuda or cuda:1 (default: cpu); sim runs a tiny layer on the GPU kernels as plain Python, without a GPU",
+    )
     demo.add_argument("--steps", type=count, help="steps of learning the kernel (default: enough)")
     chosen = parser.parse_args(words)
+
+    if chosen.device == "sim":
+        from . import tiny
+
+        return tiny.main()
 
     from . import demo as job
 

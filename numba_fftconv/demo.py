@@ -40,6 +40,7 @@ from .scene import (
     psnr,
     relative_error,
 )
+from .spectral import SpectralWeight
 
 LEARN_STEPS = 40
 DEBLUR_STEPS = 60
@@ -54,17 +55,30 @@ PICTURE = "numba_fftconv_demo.png"
 
 @dataclass
 class Stopwatch:
-    """A plan that keeps the seconds of each call of its passes."""
+    """A plan that keeps the seconds of each call of its passes; on a GPU with the way of the result to the host."""
 
     job: str
     plan: ConvPlan
     seconds: dict[str, list[float]] = field(default_factory=dict)
 
     def __call__(self, pass_name: str, *operands: Any) -> Planes:
+        there = [self._on_device(operand) for operand in operands]
         start = time.perf_counter()
-        result: Planes = getattr(self.plan, pass_name)(*operands)
+        result = getattr(self.plan, pass_name)(*there)
+        planes: Planes = result if isinstance(result, np.ndarray) else result.copy_to_host()
         self.seconds.setdefault(pass_name, []).append(time.perf_counter() - start)
-        return result
+        return planes
+
+    def transform_weight(self, kernel: Planes) -> SpectralWeight:
+        return self.plan.transform_weight(self._on_device(kernel))
+
+    def _on_device(self, operand: Any) -> Any:
+        if self.plan.device == "cpu" or isinstance(operand, SpectralWeight):
+            return operand
+        from numba import cuda
+
+        with cuda.gpus[int(self.plan.device.partition(":")[2])]:
+            return cuda.to_device(np.ascontiguousarray(operand))
 
 
 def descend(
@@ -133,7 +147,7 @@ def roughness(photo: Planes) -> tuple[float, Planes]:
 
 def deblur(passes: Stopwatch, blurred: Planes, kernel: Planes, steps: int, watch: Callable[..., None]) -> Planes:
     """The photo that the kernel blurs to `blurred`, by forward and input_grad."""
-    spectrum = passes.plan.transform_weight(kernel)
+    spectrum = passes.transform_weight(kernel)
 
     def gradient(photo: Planes) -> tuple[float, Planes]:
         residual = passes("forward", photo, spectrum) - blurred

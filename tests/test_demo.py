@@ -16,7 +16,7 @@ pytest.importorskip("matplotlib")
 from matplotlib.image import imread
 
 from numba_fftconv import __main__ as command_line
-from numba_fftconv import demo, plan_conv2d, scene
+from numba_fftconv import demo, plan_conv2d, scene, tiny
 
 
 @pytest.fixture(scope="module")
@@ -204,3 +204,25 @@ def test_the_lines_of_use_in_the_readme_run(library: str) -> None:
     names: dict[str, Any] = {}
     exec(lines, names)
     assert type(names["y"]).__module__.startswith(library) and tuple(names["y"].shape) == (16, 64, 32, 32)
+
+
+# ---- without a GPU on the kernels of a GPU
+
+
+def test_the_simulated_demo_passes() -> None:
+    """In a process that starts another with the simulator on."""
+    pytest.importorskip("greenlet")
+    command = [sys.executable, "-m", "numba_fftconv", "demo", "--device", "sim"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+    assert done.returncode == 0, done.stderr
+    for name in ("forward", "input_grad", "weight_grad"):
+        assert re.search(rf"^{name} +\d+ +\d+ .*the same$", done.stdout, re.MULTILINE), done.stdout
+    assert done.stdout.rstrip().endswith("PASS")
+
+
+@pytest.mark.parametrize("changed", [{"error": 1e-3}, {"error": float("nan")}, {"same": False}])
+def test_the_simulated_demo_fails_where_a_pass_is_off(changed: dict[str, Any], capsys: Any) -> None:
+    good = tiny.Row("forward", 4, 100, 0.1, 1e-7, True)
+    assert tiny.verdict([good, good]) == 0
+    assert tiny.verdict([good, good._replace(**changed)]) == 1
+    assert capsys.readouterr().out.rstrip().endswith("FAIL")

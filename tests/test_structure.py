@@ -14,7 +14,7 @@ PACKAGE = "numba_fftconv"
 ROOT = Path(numba_fftconv.__file__).parent
 # A module imports from the layers below its own and, within its layer, from the modules named after it.
 LAYERS = [
-    ["__main__", "demo", "scene"],
+    ["__main__", "demo", "tiny", "scene"],
     [""],
     ["api"],
     ["plan"],

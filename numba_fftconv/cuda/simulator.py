@@ -354,10 +354,10 @@ def _replace_numbas_scheduler() -> None:
     def call(self: Any, *arguments: Any) -> Any:
         return self.fn(*arguments) if self._device or context() else launch(self, *arguments)
 
-    def cast(self: Any, value: Any, *more: Any) -> Any:
-        if more or not isinstance(value, numbers):
-            return signature(self, value, *more)
-        scalar = scalars[self.name]
+    def cast(self: Any, *values: Any) -> Any:
+        if len(values) != 1 or not isinstance(values[0], numbers):
+            return signature(self, *values)
+        scalar, (value,) = scalars[self.name], values
         try:
             return scalar(value)
         except OverflowError:  # NumPy refuses an integer that a GPU wraps round
