@@ -63,6 +63,10 @@ class ConvPlan:
         names = {name for row in PASSES.values() for name in row.maps}
         object.__setattr__(self, "maps", {name: self.geometry.maps(name, self.fft_size) for name in names})
 
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy in another process binds programs of its own."""
+        return {**self.__dict__, "programs": {}}
+
     @staticmethod
     def build(
         geometry: ConvGeometry, dtype: Any = "float32", precision: str | None = None,
@@ -317,8 +321,7 @@ def _target(device: str) -> tuple[str, str]:
     from .cuda import call as cuda_call
 
     index, architecture = cuda_call.find(device)
-    known = {tuple(map(int, (name[3:-1], name[-1]))): name for name in tuning.GPUS}
-    return f"cuda:{index}", known[max(version for version in known if version <= architecture)]
+    return f"cuda:{index}", tuning.figures(architecture)
 
 
 @lru_cache(1024)

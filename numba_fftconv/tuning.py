@@ -9,7 +9,7 @@ Source of the roofline: Williams, Waterman, Patterson, Communications of the ACM
 
 from collections.abc import Collection
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 from math import prod
 from typing import Any, NamedTuple
 
@@ -95,6 +95,13 @@ GPUS = {
     "sm_89": Gpu("L40", 90.5e12, 1.41e12, 0.864e12),
     "sm_90": Gpu("H100 SXM", 66.9e12, 33.5e12, 3.35e12),
 }
+
+
+@cache
+def figures(architecture: tuple[int, int]) -> str:
+    """The GPU of the table that stands for an architecture: the newest that is not newer."""
+    versions = {name: (int(name[3:-1]), int(name[-1])) for name in GPUS}
+    return max((name for name in GPUS if versions[name] <= architecture), key=versions.__getitem__)
 
 
 # ---- choosing --------------------------------------------------------------------------------------------------------

@@ -55,6 +55,7 @@ class DeviceArray(np.ndarray):
     def __array_finalize__(self, whole: Any) -> None:
         if isinstance(whole, DeviceArray):
             self.device, self.index, self.library = whole.device, whole.index, whole.library
+            self.owner = whole.owner  # which must live as long as a part of its memory is used
 
     @property
     def pointer(self) -> int:
@@ -117,7 +118,8 @@ def _torch_view(tensor: Any, name: str, said: str) -> DeviceArray:
     if tensor.layout is not torch.strided:
         raise InvalidTypeError(f"{said} of layout {tensor.layout}: pass {name}.to_dense()")
     if tensor.is_neg() or tensor.is_conj():
-        raise InvalidTypeError(f"{said} that is negated or conjugated by a flag: pass {name}.resolve_neg()")
+        resolved = f"{name}.resolve_{'conj' if tensor.is_conj() else 'neg'}()"
+        raise InvalidTypeError(f"{said} that is negated or conjugated by a flag: pass {resolved}")
     dtype = _torch_dtype(tensor.dtype)
     if dtype is None:
         raise InvalidTypeError(f"{name} has dtype {tensor.dtype}: it must be float32 on a GPU")
