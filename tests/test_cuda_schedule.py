@@ -1,0 +1,160 @@
+"""The schedule of the CUDA engine: what lies where in the workspace, and that its steps cover a pass. Integers only."""
+
+from math import prod
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from numba_fftconv import UnsupportedError, plan_conv2d, tuning
+from numba_fftconv.cuda.schedule import (
+    LINE_BYTES,
+    MOST_WINDOWS,
+    Inverse,
+    Multiply,
+    Schedule,
+    Spectrum,
+    Step,
+    Transform,
+    Work,
+    both_gradients,
+    schedules,
+    shares_gradients,
+    steps,
+    workspace_bytes,
+)
+from numba_fftconv.integers import bins
+from numba_fftconv.options import FFT_SIZES
+
+PASSES = ("forward", "input_grad", "weight_grad")
+
+
+@st.composite
+def works(draw: st.DrawFn) -> Work:
+    groups, Cg, Kg = (draw(st.integers(1, 5)) for _ in range(3))
+    T = draw(st.sampled_from(FFT_SIZES))
+    return Work(draw(st.sampled_from(PASSES)), T, draw(st.integers(0, 70)), groups * Cg, groups * Kg, groups)
+
+
+def spectra(step: Step) -> list[Spectrum]:
+    """Those that a step touches."""
+    return [step.a, step.b, step.y] if isinstance(step, Multiply) else [step.spectrum]
+
+
+@given(work=works(), spectral=st.booleans())
+def test_spectra_lie_apart_and_within_the_workspace(work: Work, spectral: bool) -> None:
+    spectral = spectral and work.pass_name != "weight_grad"
+    for way in schedules(work):
+        held: dict[int, int] = {}
+        for step in steps(work, way, spectral):
+            for spectrum in spectra(step):
+                if spectrum.array == "workspace":
+                    held[spectrum.at] = max(held.get(spectrum.at, 0), spectrum.end)
+                    assert spectrum.at % LINE_BYTES == 0 and spectrum.pitch >= spectrum.rows * spectrum.columns
+                    assert spectrum.nbytes == 8 * spectrum.pitch * bins(work.T)
+                else:
+                    assert spectral and spectrum == Spectrum("weight", 0, work.T, work.K, work.Cg)
+        ends = sorted(held.items())
+        for (_, end), (following, _) in zip(ends, ends[1:], strict=False):
+            assert end <= following
+        assert not ends or ends[-1][1] + LINE_BYTES <= workspace_bytes(work, way)
+
+
+@given(work=works())
+def test_every_window_takes_part_once(work: Work) -> None:
+    """In order, by chunks of even size but the last; what is read is transformed, what is multiplied is inverted."""
+    for way in schedules(work):
+        made = list(steps(work, way))
+        products = [step for step in made if isinstance(step, Multiply)]
+        first = 0
+        for product in products:
+            assert first == 0 or first % 2 == 0
+            first += product.windows
+        assert first == work.windows
+        read = [step for step in made if isinstance(step, Transform)]
+        written = [step for step in made if isinstance(step, Inverse)]
+        if work.pass_name == "weight_grad":
+            assert [p.accumulate for p in products] == [i > 0 for i in range(len(products))] and len(products) > 0
+            assert [step.result for step in written] == ["dw"] and written[0].spectrum == products[-1].y
+            for operand, maps in (("input", "x"), ("grad_output", "y")):
+                rows = [step.spectrum.rows for step in read if (step.operand, step.maps) == (operand, maps)]
+                assert sum(rows) == work.windows
+        else:
+            assert not any(product.accumulate for product in products)
+            assert sum(step.operand == "weight" for step in read) == (work.windows > 0)
+            for some in ([s for s in read if s.operand != "weight"], written):
+                assert [s.first for s in some] == [sum(s.spectrum.rows for s in some[:i]) for i in range(len(some))]
+                assert sum(s.spectrum.rows for s in some) == work.windows
+
+
+@given(work=works())
+def test_the_ways_shrink_down_to_two_windows(work: Work) -> None:
+    ways = list(schedules(work))
+    sizes = [workspace_bytes(work, way) for way in ways]
+    assert ways[0].chunk == max(1, work.windows) and ways[-1].chunk <= 2
+    assert sizes == sorted(sizes, reverse=True)
+    assert all(way.chunk % 2 == 0 for way in ways[1:])
+
+
+@given(work=works(), spectral=st.booleans())
+def test_both_gradients_fit_into_the_workspace_of_one(work: Work, spectral: bool) -> None:
+    """Each spectrum is read before another takes its place."""
+    if not work.windows:
+        return
+    holds: dict[str, str] = {}
+    for step in both_gradients(work, spectral):
+        places = [f"{spectrum.array}+{spectrum.at}" for spectrum in spectra(step)]
+        whole = workspace_bytes(work, Schedule(work.windows))
+        assert max(spectrum.end for spectrum in spectra(step)) + LINE_BYTES <= whole
+        if isinstance(step, Transform):
+            holds[places[0]] = step.operand
+        elif isinstance(step, Inverse):
+            assert holds[places[0]] == step.result
+        else:
+            operands = "grad_output", {"input_grad": "weight", "weight_grad": "input"}[step.pass_name]
+            if spectral:
+                holds["weight+0"] = "weight"
+            assert (holds[places[0]], holds[places[1]]) == operands and places[2] not in places[:2]
+            holds[places[2]] = {"input_grad": "dx", "weight_grad": "dw"}[step.pass_name]
+
+
+def test_gradients_share_a_spectrum_where_one_segment_and_one_chunk_hold_it() -> None:
+    work, whole = Work("weight_grad", 8, 6, 2, 2, 1), Schedule(6)
+    assert shares_gradients(work, work, True, (whole, whole))
+    assert not shares_gradients(work, work, False, (whole, whole))
+    assert not shares_gradients(work, work, True, (whole, Schedule(4)))
+    empty = Work("weight_grad", 8, 0, 2, 2, 1)
+    assert not shares_gradients(empty, empty, True, (Schedule(1), Schedule(1)))
+
+
+def test_kernels_count_no_more_than_they_can() -> None:
+    many = Work("forward", 8, 2**33, 3, 4, 1)
+    assert next(schedules(many)).chunk == MOST_WINDOWS
+    wide = Work("forward", 8, 2**20, 3000, 4, 1)
+    chunk = next(schedules(wide)).chunk
+    assert chunk % 2 == 0 and chunk * 3000 < 2**31 <= (chunk + 2) * 3000
+    for C, K in ((2**30, 4), (4, 2**30), (2**16, 2**14)):
+        with pytest.raises(UnsupportedError, match="1,073,741,8"):
+            next(schedules(Work("forward", 8, 2, C, K, 1)))
+
+
+def test_a_plan_for_a_gpu_knows_its_workspace() -> None:
+    """The three spectra of a pass, each bin in whole lines."""
+    plan = plan_conv2d((16, 64, 32, 32), (64, 64, 9, 9), padding=4, device="sm_90", fft_size=40)
+    images, weight = 8 * 16 * 64 * bins(40), 8 * 64 * 64 * bins(40)
+    assert plan.workspace_size == 2 * images + weight + LINE_BYTES
+    limit = weight + images
+    small = plan_conv2d(
+        (16, 64, 32, 32), (64, 64, 9, 9), padding=4, device="sm_90", fft_size=40, workspace_limit=limit
+    )
+    assert small.workspace_size <= limit and "of 16 windows at a time" in small.explain()
+    assert all(choice.workspace == workspace_bytes(choice.work, choice.schedule) for choice in small.choice.passes)
+    assert prod(small.geometry.weight_shape) == 64 * 64 * 81
+
+
+@pytest.mark.parametrize(
+    "architecture, name",
+    [((8, 0), "sm_80"), ((8, 7), "sm_86"), ((8, 9), "sm_89"), ((9, 0), "sm_90"), ((12, 1), "sm_90")],
+)
+def test_newer_gpus_are_priced_as_the_newest_known(architecture: tuple[int, int], name: str) -> None:
+    assert tuning.figures(architecture) == name
