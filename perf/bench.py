@@ -160,7 +160,8 @@ def main() -> int:
     about = here.describe(chosen.threads)
     print(f"{here.title(about)}, load average {about['load_average']}, {about['date']}")
     if chosen.first_call:
-        problems = [(layer, name) for layer in chosen.layers for name in passes_of(chosen, layer)]
+        layers = [layer for layer in chosen.layers if layer.dtype in here.dtypes]
+        problems = [(layer, name) for layer in layers for name in passes_of(chosen, layer)]
         save(chosen, about, {"first_calls": time_first_calls(problems, here)})
         return 0
 

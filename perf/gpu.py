@@ -46,6 +46,7 @@ class Gpu(Place):
 
     name = "cuda"
     batch = 128
+    dtypes = ("float32",)
     readme_mark = "bench-cuda"
     first_call_limits: ClassVar = {"cold": 10.0, "warm": 1.0}
     disturbed = "the host did not queue ahead of the device during {} of {} rows: those times are the host's too"

@@ -32,6 +32,7 @@ class Place:
 
     name = "cpu"
     batch = 16  # images where a batch for GPUs is published
+    dtypes: tuple[str, ...] = ("float32", "float64")
     readme_mark = "bench"
     first_call_limits: ClassVar[dict[str, float]] = {"cold": 4.0, "warm": 1.0}  # seconds
     disturbed = "something else ran during {} of {} rows: repeat on an idle machine"
