@@ -1,9 +1,11 @@
 """The doors: each checks its arguments once, finds the plan, and runs one pass of it, or all three.
 
 The checks come in this order: is it an array, its dtype, one dtype for all, the geometry, the options. A call that
-raises has changed nothing. Every door takes arrays of NumPy, torch (CPU) or any library that speaks DLPack, as they lie
-in memory, and gives its result in the library of its first array argument. Letters: input x[N,C,H,W], weight
-w[K,C/groups,R,S], output y[N,K,P,Q]; without a batch, input and output are [C,H,W] and [K,P,Q].
+raises has changed nothing. Every door takes arrays of NumPy, torch, CuPy, Numba or any library that speaks DLPack or
+the CUDA array interface, all of them on one device, as they lie in memory, and gives its result in the library of its
+first array argument. Arrays in host memory run on the CPU engine; arrays on a GPU of NVIDIA run there, on the stream that is
+current in that library, and the call returns before they are done. Letters: input x[N,C,H,W], weight w[K,C/groups,R,S],
+output y[N,K,P,Q]; without a batch, input and output are [C,H,W] and [K,P,Q].
 """
 
 from collections.abc import Iterable, Mapping
@@ -37,7 +39,7 @@ def conv2d(
 
     Parameters
     ----------
-    input : float32 or float64 array [N, C, H, W] or [C, H, W].
+    input : float32 or, on a CPU, float64 array [N, C, H, W] or [C, H, W].
     weight : array [K, C/groups, R, S] of the same dtype, at most 64 samples a side after dilation; or a SpectralWeight.
     bias : array [K] of the same dtype, added to the K planes of the output.
     stride, dilation : int or (rows, columns), in samples.
@@ -46,8 +48,9 @@ def conv2d(
     precision : arithmetic of the multiply stage; None is the dtype's own.
     plan : a plan of plan_conv2d for these shapes; what is left at its default is taken from it.
     out : array of the result's shape and dtype to write into.
-    stream : CUDA stream; None on a CPU.
-    workspace : contiguous array of plan.workspace_size bytes to work in.
+    stream : of arrays on a GPU: a stream of torch, CuPy, Numba or cuda.core, or its handle; None is the current one of
+        the library of the first array. None on a CPU.
+    workspace : contiguous array of plan.workspace_size bytes to work in, on the device of the other arrays.
 
     Returns
     -------
@@ -55,7 +58,8 @@ def conv2d(
 
     Raises
     ------
-    InvalidShapeError, InvalidOptionError, InvalidTypeError, UnsupportedError, WorkspaceError, PlanMismatchError
+    InvalidShapeError, InvalidOptionError, InvalidTypeError, UnsupportedError, WorkspaceError, DeviceMismatchError,
+    PlanMismatchError
 
     Examples
     --------
@@ -98,7 +102,8 @@ def conv2d_input_grad(
 
     Raises
     ------
-    InvalidShapeError, InvalidOptionError, InvalidTypeError, UnsupportedError, WorkspaceError, PlanMismatchError
+    InvalidShapeError, InvalidOptionError, InvalidTypeError, UnsupportedError, WorkspaceError, DeviceMismatchError,
+    PlanMismatchError
 
     Examples
     --------
@@ -139,7 +144,8 @@ def conv2d_weight_grad(
 
     Raises
     ------
-    InvalidShapeError, InvalidOptionError, InvalidTypeError, UnsupportedError, WorkspaceError, PlanMismatchError
+    InvalidShapeError, InvalidOptionError, InvalidTypeError, UnsupportedError, WorkspaceError, DeviceMismatchError,
+    PlanMismatchError
 
     Examples
     --------
@@ -180,7 +186,8 @@ def conv2d_backward(
 
     Raises
     ------
-    InvalidShapeError, InvalidOptionError, InvalidTypeError, UnsupportedError, WorkspaceError, PlanMismatchError
+    InvalidShapeError, InvalidOptionError, InvalidTypeError, UnsupportedError, WorkspaceError, DeviceMismatchError,
+    PlanMismatchError
 
     Examples
     --------
@@ -216,8 +223,8 @@ def plan_conv2d(
         together by a cost model, as the functions do.
     workspace_limit : bytes that the workspace may take; the passes then work through the images in chunks, at the
         transform length of the plan without a limit where that fits, and so with the same bits.
-    device : 'cpu', which None is in this version; or 'sm_80', 'sm_86', 'sm_89', 'sm_90': such a plan can be read, not
-        run, for this version has no engine for GPUs ('cuda' and 'cuda:1' are refused).
+    device : 'cpu', which None is; 'cuda', the current GPU, or 'cuda:1'; or 'sm_80', 'sm_86', 'sm_89', 'sm_90', of which a
+        plan can be read, not run, and needs no GPU. A plan runs arrays of its own device only.
 
     Returns
     -------

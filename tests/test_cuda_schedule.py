@@ -1,5 +1,6 @@
 """The schedule of the CUDA engine: what lies where in the workspace, and that its steps cover a pass. Integers only."""
 
+import itertools
 from math import prod
 
 import pytest
@@ -55,7 +56,7 @@ def test_spectra_lie_apart_and_within_the_workspace(work: Work, spectral: bool) 
                 else:
                     assert spectral and spectrum == Spectrum("weight", 0, work.T, work.K, work.Cg)
         ends = sorted(held.items())
-        for (_, end), (following, _) in zip(ends, ends[1:], strict=False):
+        for (_, end), (following, _) in itertools.pairwise(ends):
             assert end <= following
         assert not ends or ends[-1][1] + LINE_BYTES <= workspace_bytes(work, way)
 

@@ -1,4 +1,4 @@
-"""Arguments of kernels in the simulator: what stands in for a raw pointer, and how a number is passed."""
+"""Arguments of kernels: how a number is passed, and in the simulator what stands in for a raw pointer."""
 
 from functools import cache
 from operator import index
