@@ -3,9 +3,9 @@
 The checks come in this order: is it an array, its dtype, one dtype for all, the geometry, the options. A call that
 raises has changed nothing. Every door takes arrays of NumPy, torch, CuPy, Numba or any library that speaks DLPack or
 the CUDA array interface, all of them on one device, as they lie in memory, and gives its result in the library of its
-first array argument. Arrays in host memory run on the CPU engine; arrays on a GPU of NVIDIA run there, on the stream that is
-current in that library, and the call returns before they are done. Letters: input x[N,C,H,W], weight w[K,C/groups,R,S],
-output y[N,K,P,Q]; without a batch, input and output are [C,H,W] and [K,P,Q].
+first array argument. Arrays in host memory run on the CPU engine; arrays on an NVIDIA GPU run there, on the stream that
+is current in that library, and the call returns before they are done. Letters: input x[N,C,H,W], weight
+w[K,C/groups,R,S], output y[N,K,P,Q]; without a batch, input and output are [C,H,W] and [K,P,Q].
 """
 
 from collections.abc import Iterable, Mapping
