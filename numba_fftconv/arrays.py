@@ -96,8 +96,8 @@ def dtype_name(value: np.ndarray, name: str) -> str:
 def fitting(value: Any, name: str, shape: tuple[int, ...], dtype: str) -> np.ndarray:
     """An array of exactly this shape and dtype."""
     array = view(value, name)
-    if dtype_name(array, name) != dtype:
-        raise InvalidTypeError(f"{name} has dtype {array.dtype}: it must be {dtype} here, as the other arrays are")
+    if array.dtype != dtype:
+        raise InvalidTypeError(f"{name} has dtype {array.dtype}: it must be {dtype} here, to fit the other arrays")
     if array.shape != shape:
         raise InvalidShapeError(f"{name} has shape {array.shape}: it must be {shape} here")
     return array
@@ -188,11 +188,13 @@ def no_memory(what: str, nbytes: int) -> WorkspaceError:
 
 
 def _is_aligned(array: np.ndarray) -> bool:
-    itemsize = array.itemsize
-    return array.flags.aligned and all(stride % itemsize == 0 for stride in array.strides)
+    flags, itemsize = array.flags, array.itemsize
+    return flags.aligned and (flags.forc or all(stride % itemsize == 0 for stride in array.strides))
 
 
 def _overlap(a: np.ndarray, b: np.ndarray) -> bool:
+    if not np.may_share_memory(a, b):  # which compares their bounds alone
+        return False
     try:
         return np.shares_memory(a, b, max_work=OVERLAP_WORK)  # type: ignore[arg-type]
     except np.exceptions.TooHardError:
@@ -201,6 +203,8 @@ def _overlap(a: np.ndarray, b: np.ndarray) -> bool:
 
 def _overlaps_itself(array: np.ndarray) -> bool:
     """Whether two samples may lie on one place: an axis steps by less than the axes below it cover."""
+    if array.flags.forc:
+        return False
     covered = array.itemsize
     axes = zip((abs(stride) for stride in array.strides), array.shape, strict=True)
     for stride, extent in sorted(axis for axis in axes if axis[1] > 1):
