@@ -223,7 +223,7 @@ def plan_conv2d(
         together by a cost model, as the functions do.
     workspace_limit : bytes that the workspace may take; the passes then work through the images in chunks, at the
         transform length of the plan without a limit where that fits, and so with the same bits.
-    device : 'cpu', which None is; 'cuda', the current GPU, or 'cuda:1'; or 'sm_80', 'sm_86', 'sm_89', 'sm_90', of which a
+    device : 'cpu', which None is; 'cuda', the current GPU, or 'cuda:1'; or 'sm_80', 'sm_86', 'sm_89', 'sm_90': such a
         plan can be read, not run, and needs no GPU. A plan runs arrays of its own device only.
 
     Returns
