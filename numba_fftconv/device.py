@@ -64,7 +64,7 @@ if not is_numba_cuda():
 from .cuda.fft2d import make_tile_access
 from .cuda.fft2d import shared_bytes as _shared_bytes
 
-FEW = 4  # values that a loop may take at once, whatever is done with each
+FEW = 4  # turns of a loop that NVVM surely unrolls
 MOST_THREADS = 256  # of a block: each then may have all 255 registers
 MOST_SHARED = 48 * 1024  # bytes of a block, which need no leave of the driver
 
@@ -216,7 +216,7 @@ def _tile(T: int, B: int) -> Tile:
 
     @device_function
     def store(z: Any, array: Any, first: Any, step: Any, corner: Any, extent: Any) -> None:
-        """The mirror image of load: writes samples (r, j) with r < extent[0] and j < extent[1] where the array has them.
+        """The mirror image of load: writes samples (r, j) with r < extent[0], j < extent[1], if the array has them.
 
         Called by any thread. Barriers: none. Shared memory: none. Layout: columns.
         """
@@ -246,7 +246,7 @@ def _tile(T: int, B: int) -> Tile:
         row, plane = row_place()
         y = cuda.local.array(T, complex64)  # of its own, so that NVVM unrolls its loops wherever this is called
         for r in range(LENGTH):
-            y[r] = z[r]
+            y[r] = complex(HALF * z[r].real, HALF * z[r].imag)  # column_to_tile doubles
         forward(y)
         cuda.syncthreads()  # what was in the tile has been read
         column_to_tile(y, shared, pair, column)
@@ -254,7 +254,7 @@ def _tile(T: int, B: int) -> Tile:
         tile_to_row(shared, y, plane, row)
         forward(y)
         for i in range(LENGTH):
-            z[i] = complex(HALF * y[i].real, HALF * y[i].imag)  # column_to_tile doubles
+            z[i] = y[i]
 
     @device_function
     def irfft2(z: Any) -> None:
@@ -268,7 +268,7 @@ def _tile(T: int, B: int) -> Tile:
         row, plane = row_place()
         y = cuda.local.array(T, complex64)
         for i in range(LENGTH):
-            y[i] = z[i]
+            y[i] = complex(SCALE * z[i].real, SCALE * z[i].imag)
         inverse(y)
         cuda.syncthreads()  # what was in the tile has been read
         row_to_tile(y, shared, plane, row)
@@ -276,7 +276,7 @@ def _tile(T: int, B: int) -> Tile:
         tile_to_column(shared, y, pair, column)
         inverse(y)
         for r in range(LENGTH):
-            z[r] = complex(SCALE * y[r].real, SCALE * y[r].imag)
+            z[r] = y[r]
 
     @device_function
     def bin(z: Any, ky: Any, kx: Any) -> Any:
@@ -293,35 +293,36 @@ def _tile(T: int, B: int) -> Tile:
             return complex(HALF * (u.imag + v.imag), HALF * (v.real - u.real))
         return u
 
-    products = [_product(T, row_place, conjugate, add) for conjugate in (False, True) for add in (False, True)]
+    multiply, multiply_add = (_product(T, row_place, conjugate=False, add=add) for add in (False, True))
+    correlate, correlate_add = (_product(T, row_place, conjugate=True, add=add) for add in (False, True))
     return Tile(
-        T, B, T * B // 2, _shared_bytes(T, B),
-        column_place, row_place, load, rfft2, *products, bin, irfft2, store,
+        T, B, T * B // 2, _shared_bytes(T, B), column_place, row_place, load, rfft2,
+        multiply, multiply_add, correlate, correlate_add, bin, irfft2, store,
     )  # fmt: skip
 
 
-def _each(body: Any, first: int, end: int, step: int = 1) -> Any:
-    """Device function each(*arguments): body(k, *arguments) for k in range(first, end, step).
+def _each(body: Any, first: int, end: int) -> Any:
+    """Device function each(*arguments): body(k, *arguments) for k from `first` to `end`.
 
-    A chain of short loops: a long one NVVM would not unroll, and arrays that are indexed by k would leave the registers.
+    A chain of short loops, which NVVM unrolls whatever the body: arrays with index k then stay in registers.
     """
 
     @device_function
     def each(*arguments: Any) -> None:
         """Nothing yet."""
 
-    for start in range(first, end, FEW * step):
-        each = _then(each, body, start, min(end, start + FEW * step), step)
+    for start in range(first, end, FEW):
+        each = _then(each, body, start, min(end, start + FEW))
     return each
 
 
-def _then(before: Any, body: Any, first: int, end: int, step: int) -> Any:
-    FIRST, END, STEP = map(np.uint64, (first, end, step))
+def _then(before: Any, body: Any, first: int, end: int) -> Any:
+    FIRST, END = np.uint64(first), np.uint64(end)
 
     @device_function
     def each(*arguments: Any) -> None:
         before(*arguments)
-        for k in range(FIRST, END, STEP):
+        for k in range(FIRST, END):
             body(k, *arguments)
 
     return each
@@ -329,7 +330,7 @@ def _then(before: Any, body: Any, first: int, end: int, step: int) -> Any:
 
 def _product(T: int, row_place: Any, conjugate: bool, add: bool) -> Any:
     """Device function product(s, z, w) of rows: s = z*w, or s += z*w with `add`; `conjugate` takes that of w."""
-    LENGTH = np.uint64(T)
+    NONE, HALF_LENGTH, LENGTH = map(np.uint64, (0, T // 2, T))
     QUARTER, SIGN = np.float32(0.25), np.float32(-1 if conjugate else 1)
 
     @device_function
@@ -346,12 +347,12 @@ def _product(T: int, row_place: Any, conjugate: bool, add: bool) -> Any:
 
     @device_function
     def real_times(k: Any, s: Any, z: Any, w: Any) -> None:
-        """Of row 0 where both rows in it are real."""
+        """At k of row 0 where both rows in it are real."""
         put(s, k, z[k].real * w[k].real, z[k].imag * w[k].imag)
 
     @device_function
     def pair_times(k: Any, s: Any, z: Any, w: Any) -> None:
-        """Of row 0 at k and -k, where the rows in it are each other's conjugates."""
+        """At k and -k of row 0, where either row in it has conjugates."""
         u, v = z[k], w[k]
         u_mirror, v_mirror = z[LENGTH - k], w[LENGTH - k]
         a = complex(u.real + u_mirror.real, u.imag - u_mirror.imag)  # twice row 0 of z
@@ -363,8 +364,7 @@ def _product(T: int, row_place: Any, conjugate: bool, add: bool) -> Any:
         put(s, k, QUARTER * (p.real - q.imag), QUARTER * (p.imag + q.real))
         put(s, LENGTH - k, QUARTER * (p.real + q.imag), QUARTER * (q.real - p.imag))
 
-    whole_row = _each(times, 0, T)
-    ends, pairs = _each(real_times, 0, T, T // 2), _each(pair_times, 1, T // 2)
+    whole_row, pairs = _each(times, 0, T), _each(pair_times, 1, T // 2)
 
     @device_function
     def product(s: Any, z: Any, w: Any) -> None:
@@ -376,7 +376,8 @@ def _product(T: int, row_place: Any, conjugate: bool, add: bool) -> Any:
         """
         row, _ = row_place()
         if row == uint32(0):
-            ends(s, z, w)
+            real_times(NONE, s, z, w)
+            real_times(HALF_LENGTH, s, z, w)
             pairs(s, z, w)
         else:
             whole_row(s, z, w)
