@@ -6,7 +6,8 @@ t + start + g*advance == i*spacing. Padding, stride, dilation and overlap-save w
 run time; so are the strides of the array, of any sign, whose samples are neither copied nor moved beforehand.
 
 A thread takes column j of planes p and p + 1, the real and the imaginary part of one complex column. Lanes are
-neighbouring columns, so that a warp reads and writes whole sectors where samples of a row are neighbours.
+neighbouring columns, so that a warp reads and writes whole sectors where samples of a row are neighbours. Which
+positions of the column hold samples is a mask of one bit each: two registers keep it, one instruction asks for a bit.
 
 Example: 100 samples in windows of T = 32 that advance by 28, with start 0 and spacing 1: the window of g = 1 holds
 samples 28 to 59; that of g = 3 begins at sample 84, holds the last 16, and zeros at positions 16 to 31.
@@ -84,8 +85,9 @@ def place(planes: Any, p: Any) -> Any:
 
 
 @device_function
-def next_place(planes: Any, n: Any, down: Any, across: Any, c: Any) -> Any:
+def next_place(planes: Any, digits: Any) -> Any:
     """The place of plane p + 1, from that of plane p: a counter of four digits."""
+    n, down, across, c = digits
     c = uint32(c + uint32(1))
     if c == planes.channels:
         c = uint32(0)
@@ -99,23 +101,38 @@ def next_place(planes: Any, n: Any, down: Any, across: Any, c: Any) -> Any:
     return n, down, across, c
 
 
+POSITIONS = 64  # of a column at most, the bits of a mask
+
+
 @cache
 def make_axis(spaced: bool) -> Any:
-    """The device functions (find_column, holds, past) that walk down a column of a tile.
+    """The device functions (find_column, holds, past) that walk down a column of a plane.
 
-    A walk is (at, end, offset): `at` the next position of a sample, `end` the end of those that do, `offset` the
-    index of the sample in its array, soon a place (intrinsics.py). Where spacing is 1 all positions from `at` to `end`
-    hold one, `at` stays, and the place moves on from position 0 of the tile, whether there is a sample or not.
+    Bit r of a mask says whether position r of the tile holds a sample. A walk has a place (intrinsics.py), which moves
+    past each sample; where spacing is 1, past each position from 0 on, whether there is a sample or not.
     """
+    ALL, BITS = np.uint64(2**POSITIONS - 1), np.int32(POSITIONS)
+    NONE, ONE = np.uint64(0), np.uint64(1)
 
     @device_function
-    def find_column(
-        planes: Any, strides: Any, rows: Any, columns: Any, n: Any, down: Any, across: Any, c: Any, j: Any, valid: Any
-    ) -> Any:
-        """The walk down column j of a plane; empty if the plane is not valid or holds no samples there."""
+    def every(spacing: Any) -> Any:
+        """Bits 0, spacing, 2*spacing and so on."""
+        bits = ONE
+        while spacing < uint32(BITS):
+            bits = uint64(bits | uint64(bits << spacing))
+            spacing = uint32(spacing + spacing)
+        return bits
+
+    @device_function
+    def find_column(planes: Any, strides: Any, rows: Any, columns: Any, p: Any, digits: Any, j: Any) -> Any:
+        """Mask of column j of plane p, and the index in the array at which its walk begins.
+
+        The mask is empty if the launch has no plane p, or the plane no samples there; the index then means nothing.
+        """
+        n, down, across, c = digits
         left = int32(int32(across) * columns.advance + columns.start)
         x = int32(int32(j) + left)
-        held = valid and x >= int32(0) and int32(j) >= columns.first and int32(j) < columns.limit
+        held = p < planes.count and x >= int32(0) and int32(j) >= columns.first and int32(j) < columns.limit
         if spaced:
             sample = int32(uint32(x) // max(uint32(columns.spacing), uint32(1)))
             held = held and int32(sample * columns.spacing) == x
@@ -130,28 +147,28 @@ def make_axis(spaced: bool) -> Any:
             y = int32(uint32(at + top + rows.spacing - int32(1)) // spacing)
             at = int32(y * rows.spacing - top)
             end = min(int32(rows.limit), int32((int32(planes.height) - int32(1)) * rows.spacing - top + int32(1)))
+            positions = every(spacing)
         else:
             end = min(int32(rows.limit), int32(int32(planes.height) - top))
-        end = end if held else int32(0)
+            positions = ALL
+        mask = NONE
+        if held and at < end:
+            mask = uint64(uint64(positions << uint32(at)) & uint64(ALL >> uint32(BITS - end)))
         offset = int64(n) * strides.outer + int64(c) * strides.channel
         offset += int64(y) * strides.row + int64(x) * strides.column
-        return at, end, uint64(offset)
+        return mask, uint64(offset)
 
     @device_function
-    def holds(r: Any, at: Any, end: Any) -> Any:
+    def holds(mask: Any, r: Any) -> Any:
         """Whether position r holds a sample."""
-        if spaced:
-            return int32(r) == at and int32(r) < end
-        return int32(r) >= at and int32(r) < end
+        return uint64(mask & uint64(ONE << r)) != NONE
 
     @device_function
-    def past(r: Any, at: Any, g: Any, spacing: Any, row: Any) -> Any:
-        """The next (at, place) once position r is done."""
-        if spaced:
-            if int32(r) == at:
-                return int32(at + spacing), uint64(g + row)
-            return at, g
-        return at, uint64(g + row)
+    def past(mask: Any, g: Any, r: Any, row: Any) -> Any:
+        """The place once position r is done."""
+        if spaced and not holds(mask, r):
+            return g
+        return uint64(g + row)
 
     return find_column, holds, past
 
@@ -179,30 +196,28 @@ def make_column_access(T: int, half: bool, spaced: bool, accumulate: bool = Fals
 
     @device_function
     def pair(planes: Any, strides: Any, rows: Any, columns: Any, p: Any, j: Any) -> Any:
-        """The walks down column j of planes p and p + 1, and their channels."""
-        n, down, across, c = place(planes, p)
-        at0, end0, o0 = find_column(planes, strides, rows, columns, n, down, across, c, j, p < planes.count)
-        n, down, across, d = next_place(planes, n, down, across, c)
-        other = uint32(p + uint32(1)) < planes.count
-        at1, end1, o1 = find_column(planes, strides, rows, columns, n, down, across, d, j, other)
-        return at0, end0, o0, c, at1, end1, o1, d
+        """Masks and first indices of column j of planes p and p + 1, and the channels of the planes."""
+        here = place(planes, p)
+        mask0, o0 = find_column(planes, strides, rows, columns, p, here, j)
+        there = next_place(planes, here)
+        mask1, o1 = find_column(planes, strides, rows, columns, uint32(p + uint32(1)), there, j)
+        return mask0, o0, here[3], mask1, o1, there[3]
 
     @device_function
     def load_column(z: Any, gx: Any, planes: Any, strides: Any, rows: Any, columns: Any, p: Any, j: Any) -> None:
-        at0, end0, o0, _, at1, end1, o1, _ = pair(planes, strides, rows, columns, p, j)
+        mask0, o0, _, mask1, o1, _ = pair(planes, strides, rows, columns, p, j)
         row = distance_f32(uint64(int64(strides.row)))
-        spacing = int32(rows.spacing)
         g0 = place_f32(gx, o0)
         g1 = place_f32(gx, o1)
         for r in range(HEIGHT):
             a = ZERO
             b = ZERO
-            if holds(r, at0, end0):
+            if holds(mask0, r):
                 a = load_f32(gx, g0)
-            if holds(r, at1, end1):
+            if holds(mask1, r):
                 b = load_f32(gx, g1)
-            at0, g0 = past(r, at0, g0, spacing, row)
-            at1, g1 = past(r, at1, g1, spacing, row)
+            g0 = past(mask0, g0, r, row)
+            g1 = past(mask1, g1, r, row)
             z[r] = complex(a, b)
         for r in range(HEIGHT, LENGTH):
             z[r] = complex(ZERO, ZERO)
@@ -211,53 +226,40 @@ def make_column_access(T: int, half: bool, spaced: bool, accumulate: bool = Fals
         """Stores rows `first` to `end`, after those before; where it accumulates, adds beta times the old y to them.
 
         Then all of them load before one is stored, as no load overtakes a store.
+        Rows of both planes in turn: one plane after the other takes more registers, up to 32 at T = 24.
         """
         FIRST, END = np.uint64(first), np.uint64(end)
 
         @device_function
-        def store_rows(
-            z: Any,
-            gy: Any,
-            beta: Any,
-            at0: Any,
-            end0: Any,
-            g0: Any,
-            at1: Any,
-            end1: Any,
-            g1: Any,
-            spacing: Any,
-            row: Any,
-        ) -> Any:
-            at0, g0, at1, g1 = before(z, gy, beta, at0, end0, g0, at1, end1, g1, spacing, row)
+        def store_rows(z: Any, gy: Any, beta: Any, mask0: Any, g0: Any, mask1: Any, g1: Any, row: Any) -> Any:
+            g0, g1 = before(z, gy, beta, mask0, g0, mask1, g1, row)
             if accumulate:
-                next0, old0, next1, old1 = at0, g0, at1, g1
+                old0, old1 = g0, g1
                 for r in range(FIRST, END):
                     a = ZERO
                     b = ZERO
-                    if holds(r, next0, end0):
+                    if holds(mask0, r):
                         a = load_f32(gy, old0)
-                    if holds(r, next1, end1):
+                    if holds(mask1, r):
                         b = load_f32(gy, old1)
-                    next0, old0 = past(r, next0, old0, spacing, row)
-                    next1, old1 = past(r, next1, old1, spacing, row)
+                    old0 = past(mask0, old0, r, row)
+                    old1 = past(mask1, old1, r, row)
                     z[r] = complex(z[r].real + beta * a, z[r].imag + beta * b)
             for r in range(FIRST, END):
-                if holds(r, at0, end0):
+                if holds(mask0, r):
                     store_f32(gy, g0, z[r].real)
-                if holds(r, at1, end1):
+                if holds(mask1, r):
                     store_f32(gy, g1, z[r].imag)
-                at0, g0 = past(r, at0, g0, spacing, row)
-                at1, g1 = past(r, at1, g1, spacing, row)
-            return at0, g0, at1, g1
+                g0 = past(mask0, g0, r, row)
+                g1 = past(mask1, g1, r, row)
+            return g0, g1
 
         return store_rows
 
     @device_function
-    def store_rows(
-        z: Any, gy: Any, beta: Any, at0: Any, end0: Any, g0: Any, at1: Any, end1: Any, g1: Any, spacing: Any, row: Any
-    ) -> Any:
+    def store_rows(z: Any, gy: Any, beta: Any, mask0: Any, g0: Any, mask1: Any, g1: Any, row: Any) -> Any:
         """No row yet."""
-        return at0, g0, at1, g1
+        return g0, g1
 
     together = FEW if accumulate else height
     for first in range(0, height, together):
@@ -267,7 +269,7 @@ def make_column_access(T: int, half: bool, spaced: bool, accumulate: bool = Fals
     def store_column(
         z: Any, gy: Any, gbias: Any, planes: Any, strides: Any, rows: Any, columns: Any, epilogue: Any, p: Any, j: Any
     ) -> None:
-        at0, end0, o0, c, at1, end1, o1, d = pair(planes, strides, rows, columns, p, j)
+        mask0, o0, c, mask1, o1, d = pair(planes, strides, rows, columns, p, j)
         row = distance_f32(uint64(int64(strides.row)))
         scale = epilogue.scale
         bias0 = ZERO
@@ -277,7 +279,6 @@ def make_column_access(T: int, half: bool, spaced: bool, accumulate: bool = Fals
             bias1 = gbias[uint64(d)]
         for r in range(HEIGHT):
             z[r] = complex(scale * z[r].real + bias0, scale * z[r].imag + bias1)
-        g0, g1, spacing = place_f32(gy, o0), place_f32(gy, o1), int32(rows.spacing)
-        store_rows(z, gy, epilogue.beta, at0, end0, g0, at1, end1, g1, spacing, row)
+        store_rows(z, gy, epilogue.beta, mask0, place_f32(gy, o0), mask1, place_f32(gy, o1), row)
 
     return load_column, store_column
