@@ -20,6 +20,7 @@ from .errors import (
 from .geometry import ConvGeometry
 from .plan import ConvPlan, clear_cache
 from .spectral import SpectralWeight
+from .stages import frequencies, inverse, multiply, transform
 
 __version__ = "0.1.0"
 
@@ -41,5 +42,9 @@ __all__ = [
     "conv2d_backward",
     "conv2d_input_grad",
     "conv2d_weight_grad",
+    "frequencies",
+    "inverse",
+    "multiply",
     "plan_conv2d",
+    "transform",
 ]

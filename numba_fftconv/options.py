@@ -157,14 +157,14 @@ def precision(value: Any, dtype: str) -> str:
     return str(value)
 
 
-def fft_size(value: Any, least: int) -> int:
-    """One of FFT_SIZES from `least` on, the first that holds the kernel."""
+def fft_size(value: Any, least: int, held: str = "this kernel") -> int:
+    """One of FFT_SIZES from `least` on, the first that holds what the words `held` say."""
     sides = two(value, "fft_size", value, FFT_FORM)
     rows, columns = (integer(side, "fft_size", value, FFT_FORM, -math.inf, math.inf) for side in sides)
     for side in (rows, columns):
         if side not in FFT_SIZES or side < least:
             near = min((T for T in FFT_SIZES if least <= T), key=lambda T: abs(T - side))
-            rule = f"an even product of 2, 3, 5, 7 from {least}, which holds this kernel, to {MAX_FFT}"
+            rule = f"an even product of 2, 3, 5, 7 from {least}, which holds {held}, to {MAX_FFT}"
             raise InvalidOptionError(f"fft_size is {value!r}: it must be {rule}; the nearest to {side} is {near}")
     if rows != columns:
         same = max(rows, columns)

@@ -16,10 +16,10 @@ ROOT = Path(numba_fftconv.__file__).parent
 LAYERS = [
     ["__main__", "demo", "tiny", "scene"],
     [""],
-    ["api"],
+    ["api", "stages"],
     ["plan"],
     ["device"],
-    ["cpu.call", "cuda.call"],
+    ["cpu.call", "cuda.stages", "cuda.call", "cpu.stages"],
     ["explain", "tuning", "spectral", "passes"],
     ["cpu.engine", "cpu.model", "cuda.engine"],
     ["geometry", "options", "arrays"],
@@ -179,6 +179,6 @@ def test_public_names_are_those_that_are_promised() -> None:
         "conv2d", "conv2d_input_grad", "conv2d_weight_grad", "conv2d_backward", "plan_conv2d", "clear_cache",
         "ConvPlan", "ConvGeometry", "SpectralWeight", "FFTConvError", "InvalidShapeError", "InvalidOptionError",
         "InvalidTypeError", "UnsupportedError", "WorkspaceError", "DeviceMismatchError", "PlanMismatchError",
-        "__version__",
+        "__version__", "transform", "multiply", "inverse", "frequencies",
     }
     assert promised == set(numba_fftconv.__all__)

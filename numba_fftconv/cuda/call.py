@@ -31,6 +31,14 @@ def find(word: str) -> tuple[int, tuple[int, int]]:
     return index, device(index).architecture
 
 
+def launch(program: Program, named: Mapping[str, DeviceArray], stream: int) -> None:
+    """Queue a program on a stream, after whatever fills its arrays."""
+    foreign = [array for array in named.values() if array.is_awaited]
+    arrays.begin(foreign, stream)
+    program.run(named, stream)
+    arrays.end(foreign, stream)
+
+
 class Call:
     """A plan, and the arrays of one call of it; the plan has checked them."""
 
@@ -58,7 +66,7 @@ class Call:
     def run(self, row: Pass, read: Operands, result: DeviceArray, space: DeviceArray) -> None:
         """A pass."""
         program, named = self._pass(row, read, result, space)
-        self._launch(program, named)
+        launch(program, named, self.stream)
 
     def run_gradients(
         self, rows: Sequence[Pass], read: Operands, results: Mapping[str, DeviceArray], space: DeviceArray
@@ -74,7 +82,7 @@ class Call:
         named, spectral = self._named(read)
         named.update({RESULTS[name]: result for name, result in results.items()})
         program = self._program("both", named, lambda: schedule.both_gradients(of_input.work, spectral))
-        self._launch(program, {**named, "workspace": space})
+        launch(program, {**named, "workspace": space}, self.stream)
 
     def bias_grad(self, dy: DeviceArray) -> DeviceArray:
         """The sum of each filter's plane over all images."""
@@ -85,13 +93,13 @@ class Call:
         work = self.plan.choice.by_pass["forward"].work
         named = {"weight": weight, "spectrum": self.empty((work.weight.nbytes // 8,), "complex64")}
         step = schedule.Transform("weight", "w", 0, work.weight._replace(array="spectrum"))
-        self._launch(self._program("weight", named, lambda: [step]), named)
+        launch(self._program("weight", named, lambda: [step]), named, self.stream)
         return named["spectrum"]
 
     def profile(self, row: Pass, read: Operands, result: DeviceArray, space: DeviceArray) -> list[float]:
         """Seconds of each stage on the device, in a second run."""
         program, named = self._pass(row, read, result, space)
-        self._launch(program, named)
+        launch(program, named, self.stream)
         seconds = program.profile(named, self.stream)
         return [seconds.get(stage, 0.0) for stage in (*row.operands, "multiply", "inverse")]
 
@@ -122,8 +130,8 @@ class Call:
         images, channels, height, width = lie.shape
         named = {"planes": planes, "sums": self.empty((channels,), self.plan.dtype)}
         extents = sums.Extents(images, height, width, *lie.strides)
-        launch = engine.Call("sums", sums.sum_kernel(), (channels, 1, 1), (At("planes"), At("sums"), extents))
-        self._launch(self._kept(("sums", lie, self.device), lambda: [launch]), named)
+        summing = engine.Call("sums", sums.sum_kernel(), (channels, 1, 1), (At("planes"), At("sums"), extents))
+        launch(self._kept(("sums", lie, self.device), lambda: [summing]), named, self.stream)
         return named["sums"]
 
     def _program(self, what: str, named: Mapping[str, DeviceArray], steps: Callable[[], Iterable[Step]]) -> Program:
@@ -141,9 +149,3 @@ class Call:
         if key not in programs:
             programs[key] = Program(calls(), self.device)
         return programs[key]
-
-    def _launch(self, program: Program, named: Mapping[str, DeviceArray]) -> None:
-        foreign = [array for array in named.values() if array.is_awaited]
-        arrays.begin(foreign, self.stream)
-        program.run(named, self.stream)
-        arrays.end(foreign, self.stream)

@@ -179,6 +179,6 @@ def _simulate(call: Call, arrays: Mapping[str, Any]) -> None:
         array = np.asarray(arrays[argument.name])
         if array.dtype == np.float32:
             return Memory(array)
-        return Memory.of(array.view(np.uint8), np.complex64, argument.offset)
+        return Memory.of(array.reshape(-1).view(np.uint8), np.complex64, argument.offset)
 
     simulator.run(call.kernel, call.grid, tuple(map(passed, call.arguments)))

@@ -32,30 +32,13 @@ from typing import Any, NamedTuple
 import numpy as np
 from numba import complex64, cuda, int64, types, uint32, uint64
 
+from ..integers import first_bin
 from .butterfly import factors, make_fft
 from .intrinsics import load_c64, store_c64
 from .planes import AxisMap, Epilogue, Planes, Strides, make_column_access, tile_width
 from .toolchain import COMPLEXES, REALS, Kernel, device_function, namedtuple_type
 
-# ---- the order of bins, the tile and the shape of a block: integers --------------------------------------------------
-
-
-def bins(T: int) -> int:
-    """Compact bins of a plane: half of all, and the four that are their own conjugates twice."""
-    return T * T // 2 + 2
-
-
-def bin_order(T: int) -> np.ndarray:
-    """(ky, kx) of every bin: rows 0 and T/2 as far as kx = T/2, then the rows between at full length."""
-    H = T // 2
-    edges = [(ky, kx) for ky in (0, H) for kx in range(H + 1)]
-    return np.array(edges + [(ky, kx) for ky in range(1, H) for kx in range(T)])
-
-
-def first_bin(T: int, ky: int) -> int:
-    """Where row ky of the half spectrum begins."""
-    H = T // 2
-    return {0: 0, H: H + 1}.get(ky, ky * T + 2)
+# ---- the tile and the shape of a block: integers ---------------------------------------------------------------------
 
 
 class Layout(NamedTuple):

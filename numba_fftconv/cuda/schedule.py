@@ -1,8 +1,8 @@
 """How the CUDA engine runs a pass: its steps, where its spectra lie, and chunks of windows. Integers only.
 
-A spectrum is [bin][row][column] complex64, with the pitch from a bin to the next in whole lines of 128 bytes. Its rows
-are windows m, (image, segment) pairs, or the filters of a weight; its columns are channels. Of a pass, both operands
-and the result lie in the workspace, one behind the other.
+A spectrum is [bin][row][column] complex64, with the pitch from a bin to the next in whole lines of 128 bytes, but for
+that of a caller, who has it without gaps. Its rows are windows m, (image, segment) pairs, or the filters of a weight;
+its columns are channels. Of a pass, both operands and the result lie in the workspace, one behind the other.
 
 Where the workspace shall be small, a pass takes its windows in chunks: the weight is transformed once, forward and
 input_grad make a part of their result from each chunk, and weight_grad adds one chunk after the other to one spectrum,
@@ -36,11 +36,12 @@ class Spectrum(NamedTuple):
     T: int
     rows: int
     columns: int
+    line: int = LINE  # complex values; a bin begins at a multiple of as many
 
     @property
     def pitch(self) -> int:
         """Complex values from a bin to the next."""
-        return round_up(self.rows * self.columns, LINE)
+        return round_up(self.rows * self.columns, self.line)
 
     @property
     def nbytes(self) -> int:

@@ -1,0 +1,287 @@
+"""The three stages as calls of their own, for who builds layers in the frequency domain: transform, multiply, inverse.
+
+A spectrum is a C-contiguous complex array [F, rows, columns], a matrix for each frequency bin: [F, N, C] of images,
+[F, K, C] of a weight. Of real planes, with zeros up to T x T, it holds half of the bins, F = T*T/2 + 2; bin f is the
+frequency (ky, kx) = frequencies(T)[f], and those that it leaves out are the conjugates of those that it holds:
+
+    transform   S[f, n, c] = 2 sum over r, j of x[n, c, r, j] e^(-2 pi i (ky r + kx j) / T)
+    multiply    Y[f] = A[f] B[f] / 2, one operand conjugated in forward and weight_grad; the table of passes.py
+    inverse     y[n, c, r, j] = 1/(2 T*T) sum over all T*T bins of S[(ky, kx), n, c] e^(+2 pi i (ky r + kx j) / T)
+
+So a spectrum is stored doubled, the product of two is halved, which leaves it doubled, and the inverse divides that
+out: inverse after transform gives the planes, and a product between them circular sums of T x T samples,
+
+    forward       y[m, k, p]  = sum over c and r of  x[m, c, (p + r) mod T] w[k, c, r]
+    input_grad    dx[m, c, p] = sum over k and r of dy[m, k, (p - r) mod T] w[k, c, r]
+    weight_grad   dw[k, c, r] = sum over m and p of  x[m, c, (p + r) mod T] dy[m, k, p]
+
+where p and r stand for both axes. These are the passes of a layer without padding where T is not below the sides of x:
+nothing that wraps round is read. The four bins with ky and kx of 0 or T/2 are real: inverse leaves their imaginary part
+unread.
+
+Arrays in host memory are computed by numpy.fft, arrays of a GPU by the kernels of the CUDA engine, on spectra as they
+lie. Source: Mathieu, Henaff, LeCun, arXiv 1312.5851; the layout is that of Vasilache et al., arXiv 1412.7580.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from . import options
+from .arrays import check_devices, dtype_name, fitting, like, view
+from .cpu import stages as cpu_stages
+from .errors import InvalidOptionError, InvalidShapeError, InvalidTypeError, UnsupportedError
+from .integers import bin_order, bins
+from .options import FFT_SIZES, MAX_FFT
+from .passes import PASSES, Pass
+
+REAL = {np.dtype("complex64"): "float32", np.dtype("complex128"): "float64"}  # of a spectrum's planes
+COMPLEX = {"float32": "complex64", "float64": "complex128"}
+LENGTHS = {bins(T): T for T in FFT_SIZES}  # by the number of bins
+AXES = {  # rows and columns of a spectrum, by its letter in passes.py
+    "X": ("m", "C"), "Y": ("m", "K"), "W": ("K", "C/groups"),
+    "dX": ("m", "C"), "dY": ("m", "K"), "dW": ("K", "C/groups"),
+}  # fmt: skip
+
+
+def frequencies(fft_size: Any) -> np.ndarray:
+    """Say which bin of a spectrum is which frequency.
+
+    Parameters
+    ----------
+    fft_size : transform length T, an even product of 2, 3, 5, 7 up to 64.
+
+    Returns
+    -------
+    NumPy array of int [T*T/2 + 2, 2]: ky and kx of every bin, in cycles per T samples.
+
+    Raises
+    ------
+    InvalidOptionError, UnsupportedError
+
+    Examples
+    --------
+    >>> frequencies(4).tolist()
+    [[0, 0], [0, 1], [0, 2], [2, 0], [2, 1], [2, 2], [1, 0], [1, 1], [1, 2], [1, 3]]
+
+    A low-pass filter of images [N, C, 32, 32]:
+
+    >>> ky, kx = np.minimum(frequencies(32), 32 - frequencies(32)).T
+    >>> spectrum = transform(np.ones((1, 1, 32, 32), np.float32), 32)
+    >>> spectrum[np.hypot(ky, kx) > 8] = 0
+    >>> np.allclose(inverse(spectrum, (32, 32)), 1)
+    True
+
+    Source: Vasilache et al., arXiv 1412.7580.
+    """
+    return np.array(bin_order(_length(fft_size, 1, 1)))
+
+
+def transform(planes: Any, fft_size: Any, *, out: Any = None, stream: Any = None) -> Any:
+    """Transform every plane, with zeros below and beside it up to T x T samples.
+
+    Parameters
+    ----------
+    planes : float32 or float64 array [N, C, H, W], on a GPU float32.
+    fft_size : transform length T, an even product of 2, 3, 5, 7 from H and W to 64.
+    out : C-contiguous array of the result's shape and dtype to write into; on a CPU with any strides.
+    stream : CUDA stream; None on a CPU.
+
+    Returns
+    -------
+    Spectrum [T*T/2 + 2, N, C], complex64 or complex128, twice the discrete Fourier transform of the planes at
+    `frequencies(fft_size)`, in the library of `planes`; or `out`, where it is given.
+
+    Raises
+    ------
+    InvalidShapeError, InvalidOptionError, InvalidTypeError, UnsupportedError, DeviceMismatchError
+
+    Examples
+    --------
+    >>> plane = np.arange(16, dtype=np.float32).reshape(1, 1, 4, 4)
+    >>> ky, kx = frequencies(4).T
+    >>> np.allclose(transform(plane, 4)[:, 0, 0], 2 * np.fft.fft2(plane[0, 0])[ky, kx])
+    True
+
+    Source: Mathieu, Henaff, LeCun, arXiv 1312.5851.
+    """
+    x = view(planes, "planes")
+    dtype = dtype_name(x, "planes")
+    if x.ndim != 4 or 0 in x.shape[1:]:
+        raise InvalidShapeError(f"planes has shape {x.shape}: it must be [N, C, H, W], with samples in every plane")
+    N, C, H, W = x.shape
+    T = _length(fft_size, H, W)
+    stages = _stages(T, {"planes": x}, stream)
+    spectrum = stages.output(out, (bins(T), N, C), COMPLEX[dtype])
+    stages.transform(x, spectrum)
+    return like(spectrum, planes) if out is None else out
+
+
+def multiply(
+    a: Any, b: Any, pass_name: str = "forward", *,
+    groups: int = 1, out: Any = None, accumulate: bool = False, stream: Any = None,
+) -> Any:  # fmt: skip
+    """Multiply two spectra bin by bin, as a pass of a layer does.
+
+    Parameters
+    ----------
+    a, b : spectra of one transform length and dtype, C-contiguous on a GPU: X [F, m, C] and W [F, K, C/groups] for
+        'forward', dY [F, m, K] and W for 'input_grad', X and dY for 'weight_grad'. m counts images.
+    pass_name : 'forward', 'input_grad' or 'weight_grad'.
+    groups : int that divides both C and K; with as many groups as channels the products are element by element.
+    out : C-contiguous spectrum of the result's shape and dtype to write into; on a CPU with any strides.
+    accumulate : whether the products are added to what `out` holds.
+    stream : CUDA stream; None on a CPU.
+
+    Returns
+    -------
+    Spectrum Y [F, m, K], dX [F, m, C] or dW [F, K, C/groups], in the library of `a`; or `out`, where it is given.
+
+    Raises
+    ------
+    InvalidShapeError, InvalidOptionError, InvalidTypeError, UnsupportedError, DeviceMismatchError
+
+    Examples
+    --------
+    A layer and both its gradients, from three transforms:
+
+    >>> from numba_fftconv import conv2d, conv2d_input_grad, conv2d_weight_grad
+    >>> draw = np.random.default_rng(0).standard_normal
+    >>> x, w, dy = (draw(shape).astype("float32") for shape in ((2, 3, 12, 12), (4, 3, 5, 5), (2, 4, 8, 8)))
+    >>> X, W, dY = (transform(planes, 12) for planes in (x, w, dy))
+    >>> y = inverse(multiply(X, W), (8, 8))
+    >>> dx = inverse(multiply(dY, W, "input_grad"), (12, 12))
+    >>> dw = inverse(multiply(X, dY, "weight_grad"), (5, 5))
+    >>> np.allclose(y, conv2d(x, w), atol=1e-4)
+    True
+    >>> np.allclose(dx, conv2d_input_grad(x.shape, w, dy), atol=1e-4)
+    True
+    >>> np.allclose(dw, conv2d_weight_grad(x, w.shape, dy), atol=1e-4)
+    True
+
+    Source: Mathieu, Henaff, LeCun, arXiv 1312.5851, section 2.
+    """
+    if not isinstance(pass_name, str) or pass_name not in PASSES:
+        raise InvalidOptionError(f"pass_name is {pass_name!r}: it must be one of {', '.join(PASSES)}")
+    row, read = PASSES[pass_name], {"a": _spectrum(a, "a"), "b": _spectrum(b, "b")}
+    if read["a"].dtype != read["b"].dtype:
+        said = f"a has dtype {read['a'].dtype} and b has dtype {read['b'].dtype}"
+        raise InvalidTypeError(f"{said}: both must have one, convert one of them")
+    count = options.integer(groups, "groups", groups, "an int that divides the channels and the filters", 1)
+    shape = _product_shape(row, read["a"].shape, read["b"].shape, count)
+    if accumulate and out is None:
+        raise InvalidOptionError(f"accumulate is {accumulate!r} without out: pass the spectrum to add to as out")
+    stages = _stages(LENGTHS[shape[0]], read, stream)
+    product = stages.output(out, shape, read["a"].dtype.name)
+    stages.multiply(row, read["a"], read["b"], product, count, bool(accumulate))
+    return like(product, a) if out is None else out
+
+
+def inverse(spectrum: Any, size: Any, *, bias: Any = None, out: Any = None, stream: Any = None) -> Any:
+    """Transform a spectrum back, and crop the planes from the corner of their tiles.
+
+    Parameters
+    ----------
+    spectrum : complex64 or complex128 array [F, N, C]; on a GPU complex64 and C-contiguous.
+    size : (H, W) of the planes, in samples, at most T each.
+    bias : array [C] of the dtype of the planes, added to the planes of each column; on a GPU without gaps.
+    out : array of the result's shape and dtype to write into.
+    stream : CUDA stream; None on a CPU.
+
+    Returns
+    -------
+    Array [N, C, H, W], float32 or float64, in the library of `spectrum`; or `out`, where it is given.
+
+    Raises
+    ------
+    InvalidShapeError, InvalidOptionError, InvalidTypeError, UnsupportedError, DeviceMismatchError
+
+    Examples
+    --------
+    >>> planes = np.arange(12, dtype=np.float32).reshape(1, 1, 3, 4)
+    >>> np.rint(inverse(transform(planes, 8), (3, 4))[0, 0]).astype(int)
+    array([[ 0,  1,  2,  3],
+           [ 4,  5,  6,  7],
+           [ 8,  9, 10, 11]])
+
+    Source: Mathieu, Henaff, LeCun, arXiv 1312.5851.
+    """
+    given = _spectrum(spectrum, "spectrum")
+    read, (F, N, C) = {"spectrum": given}, given.shape
+    T, dtype = LENGTHS[F], REAL[given.dtype]
+    H, W = options.pair(size, "size", size)
+    if max(H, W) > T:
+        raise InvalidOptionError(f"size is {size!r}: {F} bins are of tiles of {T} x {T} samples, the largest size here")
+    if bias is not None:
+        read["bias"] = fitting(bias, "bias", (C,), dtype)
+    stages = _stages(T, read, stream)
+    planes = stages.output(out, (N, C, H, W), dtype)
+    stages.inverse(given, planes, read.get("bias"))
+    return like(planes, spectrum) if out is None else out
+
+
+# ---- checks ----------------------------------------------------------------------------------------------------------
+
+
+def _stages(T: int, read: Mapping[str, Any], stream: Any) -> Any:
+    """The stages where the arrays lie."""
+    check_devices(read)
+    if next(iter(read.values())).device == "cpu":
+        return cpu_stages.Stages(T, read, stream)
+    from .cuda import stages as cuda_stages
+
+    return cuda_stages.Stages(T, read, stream)
+
+
+def _length(fft_size: Any, H: int, W: int) -> int:
+    """A transform length that holds planes of this size."""
+    if max(H, W) > MAX_FFT:
+        said = f"planes of {H} x {W} samples: this version transforms at most {MAX_FFT} x {MAX_FFT}"
+        raise UnsupportedError(f"{said}; cut them into windows, as conv2d does")
+    least = next(T for T in FFT_SIZES if max(H, W) <= T)
+    return options.fft_size(fft_size, least, f"planes of {H} x {W}")
+
+
+def _spectrum(value: Any, name: str) -> np.ndarray:
+    """A spectrum of some transform length."""
+    array = view(value, name)
+    if array.dtype not in REAL:
+        raise InvalidTypeError(f"{name} has dtype {array.dtype}: a spectrum is complex64 or complex128, see transform")
+    if array.ndim != 3 or array.shape[2] == 0:
+        raise InvalidShapeError(f"{name} has shape {array.shape}: a spectrum is [F, rows, columns], with columns")
+    F = array.shape[0]
+    if F not in LENGTHS:
+        near = min(LENGTHS, key=lambda count: abs(count - F))
+        said = f"{name} has shape {array.shape}: no transform length has {F} bins"
+        raise InvalidShapeError(f"{said}, the nearest is T = {LENGTHS[near]} with {near}")
+    return array
+
+
+def _product_shape(row: Pass, a: tuple[int, ...], b: tuple[int, ...], groups: int) -> tuple[int, int, int]:
+    """The shape of the product of two spectra, which fit each other."""
+    first, second, result = row.letters
+    said = f"a, {first}, has shape {a} and b, {second}, has shape {b}"
+    if a[0] != b[0]:
+        lengths = f"T = {LENGTHS[a[0]]} and T = {LENGTHS[b[0]]}"
+        raise InvalidShapeError(f"{said}: they are of {lengths}, transform both with one fft_size")
+    sizes: dict[str, int] = {}
+    for letter, shape in ((first, a), (second, b)):
+        for axis, size in zip(AXES[letter], shape[1:], strict=True):
+            if sizes.setdefault(axis, size) != size:
+                raise InvalidShapeError(f"{said}: {axis} is {sizes[axis]} in {first} and {size} in {second}")
+    if not _fits(sizes, groups):
+        fits = [g for g in range(1, sizes["K"] + 1) if _fits(sizes, g)]
+        rule = f"{first} is [F, {', '.join(AXES[first])}] and {second} is [F, {', '.join(AXES[second])}]"
+        near = f"groups={min(fits, key=lambda g: abs(g - groups))} fits" if fits else "no number of groups fits"
+        raise InvalidShapeError(f"{said} with groups={groups}: {rule}, and groups divides C and K; {near}")
+    sizes.setdefault("C", groups * sizes.get("C/groups", 0))
+    sizes.setdefault("C/groups", sizes["C"] // groups)
+    rows, columns = AXES[result]
+    return a[0], sizes[rows], sizes[columns]
+
+
+def _fits(sizes: Mapping[str, int], groups: int) -> bool:
+    """Whether so many groups divide the filters and the channels, of which C, C/groups or both are known."""
+    K, C = sizes["K"], sizes.get("C", groups * sizes.get("C/groups", 0))
+    return K > 0 and K % groups == C % groups == 0 and sizes.get("C/groups", C // groups) == C // groups
