@@ -353,5 +353,6 @@ def clear_cache() -> None:
     _build.cache_clear()
     of_layer.cache_clear()
     threads.forget_memory()
-    if of_gpu := sys.modules.get("numba_fftconv.cuda.arrays"):
-        of_gpu.forget()
+    for name in ("arrays", "stages"):
+        if of_gpu := sys.modules.get(f"numba_fftconv.cuda.{name}"):
+            of_gpu.forget()

@@ -126,3 +126,9 @@ def _multiply(
     a, b, y = spectra if row.name != "weight_grad" else (spectra[1], spectra[0], spectra[2])
     step = Multiply(row.name, a, b, y, windows, weight.columns, weight.rows // groups, groups, accumulate)
     return _program(T, step, {}, False, device)
+
+
+def forget() -> None:
+    """Drop all programs."""
+    for made in (_transform, _inverse, _multiply):
+        made.cache_clear()
