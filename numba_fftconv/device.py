@@ -42,7 +42,7 @@ four axes: reshape one of fewer. An array z takes 2 T of the 255 registers of a 
 T, two as far as T = 48, three as far as T = 32, if the kernel's own loops over them are short enough to be unrolled.
 
 tests/device_examples.py has a convolution with bias and GELU in one kernel, and a power spectrum. Under
-NUMBA_ENABLE_CUDASIM=1 call numba_fftconv.cuda.simulator.install(), and all of it runs as plain Python.
+NUMBA_ENABLE_CUDASIM=1 all of it runs as plain Python, by the scheduler of cuda/simulator.py.
 """
 
 from dataclasses import dataclass
@@ -53,7 +53,7 @@ import numpy as np
 from numba import complex64, cuda, int32, uint32, uint64
 
 from .cuda.butterfly import make_fft as _make_codelet
-from .cuda.toolchain import device_function, is_numba_cuda
+from .cuda.toolchain import SIMULATED, device_function, is_numba_cuda
 from .errors import InvalidOptionError, UnsupportedError
 from .options import FFT_SIZES, MAX_FFT, integer
 
@@ -61,8 +61,12 @@ if not is_numba_cuda():
     raise UnsupportedError("numba_fftconv.device needs NVIDIA's numba-cuda, and finds Numba's own CUDA target: "
                            "pip install 'numba-cuda[cu13]'")  # fmt: skip
 
+from .cuda import simulator
 from .cuda.fft2d import make_tile_access
 from .cuda.fft2d import shared_bytes as _shared_bytes
+
+if SIMULATED:
+    simulator.install()
 
 FEW = 4  # turns of a loop that NVVM surely unrolls
 MOST_THREADS = 256  # of a block: each then may have all 255 registers

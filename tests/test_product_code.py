@@ -16,7 +16,7 @@ pytestmark = [compiles, reads_code]
 
 # Registers that a thread may take for its accumulators. Beyond 255 the compiler spills, beyond the budget of tiles.py
 # for 32 and 16 a multiprocessor holds a block fewer.
-REGISTERS = {64: 255, 32: 128, 16: 96}
+REGISTERS = {64: 238, 32: 128, 16: 104}  # by accumulators; a study of 64 took 230, one of 32 took 128
 LEAST_SHARE = 0.85  # of FFMA among the instructions of the loop
 
 
@@ -73,9 +73,9 @@ def test_pointwise(pass_name: str) -> None:
 
 
 def test_the_reader_sees_a_spill() -> None:
-    """The test of the tests: with registers for twice the blocks the accumulators do not fit."""
+    """The test of the tests: with half of their registers the accumulators do not fit."""
     kernel = product_kernel("forward", TILES[3], 2)
-    code = read(dataclasses.replace(kernel, least_blocks=2 * kernel.least_blocks), (9, 0))
+    code = read(dataclasses.replace(kernel, most_registers=64), (9, 0))
     with pytest.raises(AssertionError):
         check_clean(code, kernel.name)
 

@@ -33,7 +33,7 @@ from numba import cuda, types
 
 from ..errors import UnsupportedError
 from . import slab
-from .tiles import COMPLEX_BYTES, PAD, ProductConfig
+from .tiles import COMPLEX_BYTES, PAD, REGISTER_BUDGET, ProductConfig
 from .toolchain import COMPLEXES, Kernel, device_function, namedtuple_type
 
 i32, u32, i64 = np.int32, np.uint32, np.int64  # Numba makes int64 of int32 + int32: cut back what a loop carries
@@ -251,7 +251,7 @@ def product_kernel(pass_name: str, config: ProductConfig, vec: int) -> Kernel:
         ),
         threads=config.threads,
         shared_bytes=config.stages * (size_a + size_b) * COMPLEX_BYTES,
-        least_blocks=config.resident,
+        most_registers=REGISTER_BUDGET[config.TM * config.TN],
     )
 
 

@@ -41,6 +41,7 @@ class Kernel:
     threads: int
     shared_bytes: int  # of dynamic shared memory
     least_blocks: int = 1  # resident on a multiprocessor, for which the compiler saves registers
+    most_registers: int | None = None  # of a thread: takes the place of least_blocks
 
 
 class Binary(NamedTuple):
@@ -73,6 +74,8 @@ def build(kernel: Kernel, architecture: Architecture) -> Binary:
             output="ptx",
             launch_bounds=(kernel.threads, kernel.least_blocks),
         )
+    if kernel.most_registers:  # which Numba says to the linker alone, and that does not listen beside launch bounds
+        ptx = ptx.replace(f".minnctapersm {kernel.least_blocks}", f".maxnreg {kernel.most_registers}")
     symbol = next(line for line in ptx.splitlines() if ".entry" in line).split(".entry")[1].strip(" (\t")
     return Binary(symbol, _link(ptx.encode(), architecture), ptx)
 
