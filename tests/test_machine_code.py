@@ -28,6 +28,7 @@ Variant = tuple[str, int, bool, bool, bool, tuple[int, int]]  # direction, T, ha
 STUDIED = {8: (144, 32), 14: (420, 47), 16: (384, 50), 20: (624, 64), 24: (752, 64), 28: (1008, 78), 32: (960, 80),
            48: (1792, 120), 60: (2728, 168), 64: (2304, 156)}  # fmt: skip
 SOME = (8, 16, 32, 64)
+DESIGNED = {8: (32, 31), 16: (48, 50), 32: (80, 80), 64: (156, 152)}  # registers of transform and inverse
 
 
 def variants() -> list[Variant]:
@@ -93,6 +94,8 @@ def test_code_is_as_it_was_designed(variant: Variant, reports: dict[Variant, Rep
         assert found.fp <= 1.05 * instructions + (2 * heights if accumulate else 0)
         if not accumulate:
             assert found.registers <= registers + -registers % 8 + 8
+            if T in DESIGNED:
+                assert found.registers <= DESIGNED[T][what == "inverse"] + 8
     assert found.registers <= 65536 // (found.threads + -found.threads % 32)
 
 

@@ -273,6 +273,9 @@ def transform_kernel(T: int, B: int, half: bool = False, spaced: bool = False) -
     return Kernel(name, transform, signature, T * B // 2, shared_bytes(T, B, half), least_blocks(T, B, spaced))
 
 
+INVERSE_REGISTERS = 160  # at T = 64: the compiler takes the 168 that three blocks leave to a thread, and needs less
+
+
 @cache
 def inverse_kernel(T: int, B: int, half: bool = False, spaced: bool = False, accumulate: bool = False) -> Kernel:
     """The kernel inverse(gX, gy, gbias, planes, strides, rows, columns, epilogue), the mirror image of `transform`.
@@ -313,4 +316,5 @@ def inverse_kernel(T: int, B: int, half: bool = False, spaced: bool = False, acc
     signature = (COMPLEXES, REALS, REALS, *_LAYOUT_ARGUMENTS, namedtuple_type(Epilogue, types.float32))
     name = _name("inverse", T, B, half, spaced) + ("_accumulate" if accumulate else "")
     blocks = least_blocks(T, B, spaced, accumulate)
-    return Kernel(name, inverse, signature, T * B // 2, shared_bytes(T, B, half), blocks)
+    most = INVERSE_REGISTERS if T == 64 and not accumulate else None
+    return Kernel(name, inverse, signature, T * B // 2, shared_bytes(T, B, half), blocks, most)
