@@ -1,9 +1,9 @@
 """What the host does in a call on a GPU: Python's microseconds, and the seconds that the first layer compiles.
 
 It runs where there is no GPU. A driver that does nothing stands in for the real one, so the figures are those of our
-own code: a real driver adds to each launch what it takes itself. Arrays are stand-ins as well: torch's CPU tensors that
-say they are on a GPU, and objects that have nothing but the CUDA array interface. The best of many short batches is what
-the code takes; the median tells how busy the machine is.
+own code: a real driver adds to each launch what it takes itself. Arrays are stand-ins as well: CPU tensors of torch
+that say they are on a GPU, and objects with nothing but the CUDA array interface. The best of many short batches is
+what the code takes; the median tells how busy the machine is.
 
     python perf/launch_cost.py           microseconds a call, and what a bound forward spends them on
     python perf/launch_cost.py --cold    kernels that the first layer compiles, into a cache that is empty
