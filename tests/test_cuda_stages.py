@@ -58,6 +58,20 @@ def test_multiply(pass_name: str, m: int, Cg: int, Kg: int, groups: int, fake_dr
     close(added.host, old + want, of=(problem.size(a, b), old))
 
 
+@pytest.mark.parametrize("groups", [1, 2])
+def test_an_empty_batch(groups: int, fake_driver: FakeDriver) -> None:
+    """Nothing is launched but what stores zeros: a gradient that is a sum over no images."""
+    x, bias = fake_driver.array(np.empty((0, 2, 3, 3), "f4")), fake_driver.array(draw(4))
+    X, Y = (poisoned(fake_driver, 10, 0, columns) for columns in (2, 4))
+    W, dW = fake_driver.array(np.ones((10, 4, 2 // groups), "c8")), poisoned(fake_driver, 10, 4, 2 // groups)
+    transform(x, 4, out=X)
+    multiply(X, W, groups=groups, out=Y)
+    inverse(Y, 2, bias=bias, out=poisoned(fake_driver, 0, 4, 2, 2, dtype="float32"))
+    assert not fake_driver.launches()
+    multiply(X, Y, "weight_grad", groups=groups, out=dW)
+    assert len(fake_driver.launches()) == 1 and np.array_equal(dW.host, np.zeros_like(dW.host))
+
+
 def test_two_gpus(fake_driver: FakeDriver) -> None:
     """Operands of both, or a stream of the other: an error, and nothing is written."""
     one, (here, there) = np.ones((10, 1, 1), "complex64"), (0, 1)

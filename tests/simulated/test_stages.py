@@ -142,13 +142,14 @@ def test_a_program_is_bound_once() -> None:
     def misses() -> list[int]:
         return [stage.cache_info().misses for stage in (stages._transform, stages._multiply, stages._inverse)]
 
-    def layer() -> None:
-        X, W = (transform(on_device(draw(*shape)), 4) for shape in ((3, 1, 4, 4), (1, 1, 2, 2)))
-        inverse(multiply(X, W), 3)
+    def layers() -> None:
+        for images in (1, 3):
+            X, W = (transform(on_device(draw(*shape)), 4) for shape in ((images, 1, 4, 4), (1, 1, 2, 2)))
+            inverse(multiply(X, W), 3)
 
-    layer()
+    layers()
     before = misses()
-    layer()
+    layers()
     assert misses() == before
 
 
