@@ -261,20 +261,22 @@ def _spectrum(value: Any, name: str) -> np.ndarray:
 def _product_shape(row: Pass, a: tuple[int, ...], b: tuple[int, ...], groups: int) -> tuple[int, int, int]:
     """The shape of the product of two spectra, which fit each other."""
     first, second, result = row.letters
-    said = f"a, {first}, has shape {a} and b, {second}, has shape {b}"
+
+    def misfit(rule: str) -> InvalidShapeError:
+        return InvalidShapeError(f"a, {first}, has shape {a} and b, {second}, has shape {b}: {rule}")
+
     if a[0] != b[0]:
-        lengths = f"T = {LENGTHS[a[0]]} and T = {LENGTHS[b[0]]}"
-        raise InvalidShapeError(f"{said}: they are of {lengths}, transform both with one fft_size")
+        raise misfit(f"they are of T = {LENGTHS[a[0]]} and {LENGTHS[b[0]]}, transform both with one fft_size")
     sizes: dict[str, int] = {}
     for letter, shape in ((first, a), (second, b)):
         for axis, size in zip(AXES[letter], shape[1:], strict=True):
             if sizes.setdefault(axis, size) != size:
-                raise InvalidShapeError(f"{said}: {axis} is {sizes[axis]} in {first} and {size} in {second}")
+                raise misfit(f"{axis} is {sizes[axis]} in {first} and {size} in {second}")
     if not _fits(sizes, groups):
         fits = [g for g in range(1, sizes["K"] + 1) if _fits(sizes, g)]
         rule = f"{first} is [F, {', '.join(AXES[first])}] and {second} is [F, {', '.join(AXES[second])}]"
         near = f"groups={min(fits, key=lambda g: abs(g - groups))} fits" if fits else "no number of groups fits"
-        raise InvalidShapeError(f"{said} with groups={groups}: {rule}, and groups divides C and K; {near}")
+        raise misfit(f"{rule}, and groups={groups} must divide C and K; {near}")
     sizes.setdefault("C", groups * sizes.get("C/groups", 0))
     sizes.setdefault("C/groups", sizes["C"] // groups)
     rows, columns = AXES[result]

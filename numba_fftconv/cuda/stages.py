@@ -72,19 +72,20 @@ class Stages:
 def _check(array: DeviceArray, name: str) -> None:
     """Raise where kernels cannot run on an array as it lies."""
     every.check_aligned(array, name)
-    said = f"{name} of shape {array.shape} and strides {array.strides} bytes"
     if array.dtype not in (np.float32, np.complex64):
         rule = "on a GPU this version has float32 and complex64; on a CPU it has double precision too"
         raise UnsupportedError(f"{name} has dtype {array.dtype}: {rule}")
     if array.ndim == 4:  # planes
         return
     if not array.flags.c_contiguous:
-        raise UnsupportedError(f"{said} has gaps: a GPU reads and writes it as it lies, pass a C-contiguous copy")
+        rule = "a GPU reads and writes it as it lies, pass a C-contiguous copy"
+        raise UnsupportedError(f"{name} of shape {array.shape} and strides {array.strides} bytes has gaps: {rule}")
     if array.dtype == np.complex64 and array.size and array.pointer % ALIGNMENT:
         rule = f"on a GPU it must begin at a multiple of {ALIGNMENT} bytes, as new arrays do"
-        raise InvalidOptionError(f"{said} begins at address {array.pointer:#x}: {rule}")
+        raise InvalidOptionError(f"{name} of shape {array.shape} begins at address {array.pointer:#x}: {rule}")
     if array.ndim == 3 and array.shape[1] * array.shape[2] >= MOST_PLANES:
-        raise UnsupportedError(f"{said} has too many planes: this version runs less than {MOST_PLANES:,} on a GPU")
+        rule = f"this version runs less than {MOST_PLANES:,} on a GPU"
+        raise UnsupportedError(f"{name} of shape {array.shape} has too many planes: {rule}")
 
 
 # ---- programs --------------------------------------------------------------------------------------------------------
@@ -122,7 +123,7 @@ def _multiply(
     weight = next(spectrum for letter, spectrum in of.items() if letter in ("W", "dW"))
     windows = next(spectrum.rows for letter, spectrum in of.items() if spectrum is not weight)
     if windows > MOST_WINDOWS:
-        raise UnsupportedError(f"{windows:,} rows of images: this version runs at most {MOST_WINDOWS:,} on a GPU")
+        raise UnsupportedError(f"{windows:,} images: this version multiplies at most {MOST_WINDOWS:,} of them on a GPU")
     a, b, y = spectra if row.name != "weight_grad" else (spectra[1], spectra[0], spectra[2])
     step = Multiply(row.name, a, b, y, windows, weight.columns, weight.rows // groups, groups, accumulate)
     return _program(T, step, {}, False, device)
