@@ -48,9 +48,7 @@ class Stages:
         half = np.fft.rfft2(planes, (self.T, self.T), axes=(3, 2))  # [N, C, ky, kx], of ky those up to T/2
         spectrum[...] = np.moveaxis(2 * half[:, :, ky, kx], -1, 0)
 
-    def multiply(
-        self, row: Pass, a: np.ndarray, b: np.ndarray, y: np.ndarray, groups: int, accumulate: bool
-    ) -> None:
+    def multiply(self, row: Pass, a: np.ndarray, b: np.ndarray, y: np.ndarray, groups: int, accumulate: bool) -> None:
         """Half the product of each bin: the product of two doubled spectra, doubled."""
         first, second = (
             _grouped(spectrum.conj() if letter == row.conjugated else spectrum, letter, groups)
