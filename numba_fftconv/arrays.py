@@ -54,9 +54,10 @@ def _on_gpu(value: Any, name: str) -> bool:
 
 
 def check_devices(read: Mapping[str, Any]) -> None:
-    """Raise DeviceMismatchError where arrays, or spectra of weights, lie on different devices."""
-    if len({array.device for array in read.values()}) > 1:
-        said = ", ".join(f"{name} is on {array.device}" for name, array in read.items())
+    """Raise DeviceMismatchError where arrays lie on different devices; a SpectralWeight is the plan's affair."""
+    devices = {name: value.device for name, value in read.items() if isinstance(value, np.ndarray)}
+    if len(set(devices.values())) > 1:
+        said = ", ".join(f"{name} is on {device}" for name, device in devices.items())
         raise DeviceMismatchError(f"{said}: all arrays must be on one device, move them there")
 
 

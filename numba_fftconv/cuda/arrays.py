@@ -53,9 +53,9 @@ class DeviceArray(np.ndarray):
     __array_ufunc__ = None  # type: ignore[assignment]  # no arithmetic
 
     def __array_finalize__(self, whole: Any) -> None:
+        """A part of an array is waited for as the whole is, and its owner lives as long."""
         if isinstance(whole, DeviceArray):
-            self.device, self.index, self.library = whole.device, whole.index, whole.library
-            self.owner = whole.owner  # which must live as long as a part of its memory is used
+            self.__dict__.update(whole.__dict__)
 
     @property
     def pointer(self) -> int:
@@ -147,9 +147,16 @@ def _described_view(value: Any, said: str) -> DeviceArray:
     if not pointer and 0 not in shape:
         raise InvalidTypeError(f"{said} of shape {shape} whose pointer is 0: pass an array that has memory")
     memory = np.asarray(_Addresses(pointer, shape, strides, described["typestr"], read_only))
-    index = driver.device_of(pointer) if memory.size else driver.current()
+    index = _device_of(pointer, said) if memory.size else driver.current()
     library = CUPY if type(value).__module__.partition(".")[0] == "cupy" else NUMBA
     return _made(memory, value, library, index, described.get("stream"))
+
+
+def _device_of(pointer: int, said: str) -> int:
+    try:
+        return driver.device_of(pointer)
+    except InvalidTypeError as error:
+        raise InvalidTypeError(f"{said}, and {error}: pass an array in device memory") from None
 
 
 def _dlpack_view(value: Any, said: str) -> DeviceArray:
@@ -181,19 +188,18 @@ def stream_of(stream: Any, first: DeviceArray) -> int:
 def _handle(stream: Any) -> int:
     if SIMULATED and type(stream).__module__.startswith("numba.cuda.simulator"):
         return 0
-    if hasattr(stream, "__cuda_stream__"):
-        protocol = stream.__cuda_stream__
-        return int((protocol() if callable(protocol) else protocol)[1])
-    for attribute in ("cuda_stream", "ptr", "handle"):
-        if hasattr(stream, attribute):
-            stream = getattr(stream, attribute)
-            break
-    stream = getattr(stream, "value", stream)  # Numba's handles
     try:
-        handle = -1 if isinstance(stream, bool) else as_index(0 if stream is None else stream)
-    except TypeError:
+        if hasattr(stream, "__cuda_stream__"):
+            protocol = stream.__cuda_stream__
+            found = (protocol() if callable(protocol) else protocol)[1]
+        else:
+            named = next((name for name in ("cuda_stream", "ptr", "handle") if hasattr(stream, name)), None)
+            found = getattr(stream, named) if named else stream
+        found = getattr(found, "value", found)  # of ctypes, where None is 0
+        handle = -1 if isinstance(found, bool) else as_index(0 if found is None else found)
+    except (TypeError, LookupError):
         handle = -1
-    if handle < 0:
+    if not 0 <= handle < 2**64:
         raise InvalidOptionError(f"stream is {stream!r}: it must be {STREAM_FORMS}")
     return handle
 

@@ -14,6 +14,7 @@ from .schedule import LINE_BYTES, Step
 from .toolchain import SIMULATED
 
 Operands = Mapping[str, Any]  # DeviceArrays by name, and a SpectralWeight for weight
+Ready = tuple[Program, dict[str, Any]]  # and its arrays by name
 RESULTS = {"output": "output", "input": "dx", "weight": "dw"}  # what the engine calls the result of a pass
 
 # What Numba's simulator stands in for: tiles of few planes keep its lanes busy.
@@ -65,8 +66,7 @@ class Call:
 
     def run(self, row: Pass, read: Operands, result: DeviceArray, space: DeviceArray) -> None:
         """A pass."""
-        program, named = self._pass(row, read, result, space)
-        launch(program, named, self.stream)
+        self._launch(self._pass(row, read, result, space))
 
     def run_gradients(
         self, rows: Sequence[Pass], read: Operands, results: Mapping[str, DeviceArray], space: DeviceArray
@@ -76,17 +76,18 @@ class Call:
         whole = self.plan.maps["y"] == self.plan.maps["dy_halo"]
         schedules = of_input.schedule, of_weight.schedule
         if len(rows) < 2 or not schedule.shares_gradients(of_input.work, of_weight.work, whole, schedules):
-            for row in rows:
-                self.run(row, read, results[row.result], space)
+            self._launch([ready for row in rows for ready in self._pass(row, read, results[row.result], space)])
             return
-        named, spectral = self._named(read)
+        named, spectral, _ = self._named(read)
         named.update({RESULTS[name]: result for name, result in results.items()})
         program = self._program("both", named, lambda: schedule.both_gradients(of_input.work, spectral))
         launch(program, {**named, "workspace": space}, self.stream)
 
     def bias_grad(self, dy: DeviceArray) -> DeviceArray:
         """The sum of each filter's plane over all images."""
-        return self._summed(dy, Lie.of(dy))
+        program, named = self._sums(dy, Lie.of(dy))
+        launch(program, named, self.stream)
+        return named["sums"]
 
     def transform_weight(self, weight: DeviceArray) -> DeviceArray:
         """The spectrum of a weight, as an array of its own."""
@@ -98,41 +99,41 @@ class Call:
 
     def profile(self, row: Pass, read: Operands, result: DeviceArray, space: DeviceArray) -> list[float]:
         """Seconds of each stage on the device, in a second run."""
-        program, named = self._pass(row, read, result, space)
-        launch(program, named, self.stream)
+        ready = self._pass(row, read, result, space)
+        self._launch(ready)
+        program, named = ready[-1]
         seconds = program.profile(named, self.stream)
         return [seconds.get(stage, 0.0) for stage in (*row.operands, "multiply", "inverse")]
 
     # ---- programs ----------------------------------------------------------------------------------------------------
 
-    def _pass(
-        self, row: Pass, read: Operands, result: DeviceArray, space: DeviceArray
-    ) -> tuple[Program, dict[str, DeviceArray]]:
-        """The program of a pass, and its arrays by name."""
-        choice, (named, spectral) = self.plan.choice.by_pass[row.name], self._named(read)
+    def _pass(self, row: Pass, read: Operands, result: DeviceArray, space: DeviceArray) -> list[Ready]:
+        """The programs of a pass in their order."""
+        choice, (named, spectral, before) = self.plan.choice.by_pass[row.name], self._named(read)
         named[RESULTS[row.result]] = result
         program = self._program(row.name, named, lambda: schedule.steps(choice.work, choice.schedule, spectral))
         named["workspace"] = space
-        return program, named
+        return [*before, (program, named)]
 
-    def _named(self, read: Operands) -> tuple[dict[str, Any], bool]:
-        """The operands by name, a SpectralWeight as its array, and whether there is one; a bias without gaps."""
+    def _named(self, read: Operands) -> tuple[dict[str, Any], bool, list[Ready]]:
+        """The operands by name, whether the weight is a spectrum, and what makes a bias without gaps."""
         named, weight, bias = dict(read), read.get("weight"), read.get("bias")
+        before: list[Ready] = []
         spectral = isinstance(weight, SpectralWeight)
         if isinstance(weight, SpectralWeight):
             named["weight"] = weight.array
         if isinstance(bias, DeviceArray) and bias.strides != (bias.itemsize,):
-            named["bias"] = self._summed(bias, Lie((1, bias.size, 1, 1), (0, bias.strides[0] // bias.itemsize, 0, 0)))
-        return named, spectral
+            before = [self._sums(bias, Lie((1, bias.size, 1, 1), (0, bias.strides[0] // bias.itemsize, 0, 0)))]
+            named["bias"] = before[0][1]["sums"]
+        return named, spectral, before
 
-    def _summed(self, planes: DeviceArray, lie: Lie) -> DeviceArray:
-        """The sum of each channel; of planes of one sample a copy."""
+    def _sums(self, planes: DeviceArray, lie: Lie) -> Ready:
+        """What makes the sum of each channel; of planes of one sample a copy."""
         images, channels, height, width = lie.shape
         named = {"planes": planes, "sums": self.empty((channels,), self.plan.dtype)}
         extents = sums.Extents(images, height, width, *lie.strides)
         summing = engine.Call("sums", sums.sum_kernel(), (channels, 1, 1), (At("planes"), At("sums"), extents))
-        launch(self._kept(("sums", lie, self.device), lambda: [summing]), named, self.stream)
-        return named["sums"]
+        return self._kept(("sums", lie, self.device), lambda: [summing]), named
 
     def _program(self, what: str, named: Mapping[str, DeviceArray], steps: Callable[[], Iterable[Step]]) -> Program:
         """The program of the plan for arrays with these strides."""
@@ -149,3 +150,8 @@ class Call:
         if key not in programs:
             programs[key] = Program(calls(), self.device)
         return programs[key]
+
+    def _launch(self, programs: Iterable[Ready]) -> None:
+        """Queue programs that are all bound: whatever cannot be launched was found before the first one is."""
+        for program, named in programs:
+            launch(program, named, self.stream)

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ..errors import UnsupportedError
 from ..geometry import PlaneMap
 from ..integers import bins
 from . import driver, fft2d, pointwise, product, simulator
@@ -26,6 +27,8 @@ from .tiles import SIMULATED_TILE, choose_tile
 from .toolchain import SIMULATED, Kernel
 
 Maps = tuple[PlaneMap, PlaneMap]  # of rows and of columns
+MOST_POSITIONS = 2**31  # along an axis: kernels count them in 31 bits
+MOST_WINDOWS = 2**32  # of a pass, in any number of chunks
 
 
 class Lie(NamedTuple):
@@ -97,6 +100,7 @@ def _planes(
 ) -> tuple[_Form, tuple[Planes, Strides, AxisMap, AxisMap]]:
     """The form of the kernel, and the arguments that both directions have."""
     T, (_, channels, height, width), (rows, columns) = step.spectrum.T, lie.shape, maps
+    _check_counts(step, maps, lie)
     half = rows.end(height) <= T // 2 and columns.end(width) <= T // 2
     spaced = rows.spacing != 1 or columns.spacing != 1
     count, segments = step.spectrum.rows * channels, (rows.segments, columns.segments)
@@ -104,6 +108,20 @@ def _planes(
     strides = Strides._make((*lie.strides, step.spectrum.pitch))
     form = _Form(T, fft2d.tile_planes(T, device.shared_bytes), half, spaced)
     return form, (planes, strides, AxisMap(*rows.numbers), AxisMap(*columns.numbers))
+
+
+def _check_counts(step: Transform | Inverse, maps: Maps, lie: Lie) -> None:
+    """Raise UnsupportedError where a kernel cannot count the positions along an axis, or the windows."""
+    said = f"{step.operand if isinstance(step, Transform) else step.result} of shape {lie.shape}"
+    for axis, extent in zip(maps, lie.shape[-2:], strict=True):
+        last_sample, last_window = (extent - 1) * axis.spacing - axis.start, (axis.segments - 1) * axis.advance
+        furthest = max(axis.spacing, last_sample, last_window + axis.start) + 2 * step.spectrum.T
+        if furthest >= MOST_POSITIONS:
+            what = f"an axis of {furthest:,} positions, with padding, stride and tiles"
+            raise UnsupportedError(f"{said} has {what}: this version runs less than {MOST_POSITIONS:,} on a GPU")
+    if (windows := step.first + step.spectrum.rows) > MOST_WINDOWS:
+        longer = f"this version runs {MOST_WINDOWS:,} on a GPU, plan it with a larger fft_size"
+        raise UnsupportedError(f"{said} has {windows:,} windows of T = {step.spectrum.T}: {longer}")
 
 
 def _at(spectrum: Spectrum, first_bin: int = 0) -> At:

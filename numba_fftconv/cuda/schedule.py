@@ -24,7 +24,8 @@ from ..integers import bins, ceil_div, round_up
 
 LINE = 16  # complex values: 128 bytes
 LINE_BYTES = 8 * LINE
-MOST_WINDOWS = 2**20  # of a chunk: rows of a product in tiles of 16 are a grid of 65536 less one at most
+MOST_BLOCKS = 65535  # of a grid along y and z
+MOST_WINDOWS = 16 * MOST_BLOCKS  # of a chunk: rows of a product in the smallest tiles
 MOST_PLANES = 2**31  # of a launch: kernels count planes, and values within a bin, in 31 bits
 
 
@@ -124,10 +125,13 @@ class Work:
         return Spectrum("weight", 0, self.T, self.K, self.Cg)
 
     def check(self) -> None:
-        """Raise UnsupportedError where two windows or the weight have more planes than a kernel can count."""
+        """Raise UnsupportedError where two windows, the weight or the groups are more than a kernel can count."""
         for what, planes in (("channels", self.C), ("filters", self.K), ("planes of the weight", self.K * self.Cg)):
             if 2 * planes >= MOST_PLANES:
                 raise UnsupportedError(f"{planes:,} {what}: this version runs less than {MOST_PLANES // 2:,} on a GPU")
+        if self.groups > MOST_BLOCKS and self.Cg > 1:
+            said = f"{self.groups:,} groups of {self.Cg:,} channels: on a GPU this version runs at most {MOST_BLOCKS:,}"
+            raise UnsupportedError(f"{said}, and any number of groups of one channel")
 
 
 @dataclass(frozen=True)
