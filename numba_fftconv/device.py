@@ -64,11 +64,11 @@ if not is_numba_cuda():
 from .cuda import simulator
 from .cuda.fft2d import make_tile_access
 from .cuda.fft2d import shared_bytes as _shared_bytes
+from .cuda.rows import make_product
 
 if SIMULATED:
     simulator.install()
 
-FEW = 4  # turns of a loop that NVVM surely unrolls
 MOST_THREADS = 256  # of a block: each then may have all 255 registers
 MOST_SHARED = 48 * 1024  # bytes of a block, which need no leave of the driver
 
@@ -297,93 +297,9 @@ def _tile(T: int, B: int) -> Tile:
             return complex(HALF * (u.imag + v.imag), HALF * (v.real - u.real))
         return u
 
-    multiply, multiply_add = (_product(T, row_place, conjugate=False, add=add) for add in (False, True))
-    correlate, correlate_add = (_product(T, row_place, conjugate=True, add=add) for add in (False, True))
+    multiply, multiply_add = (make_product(T, row_place, conjugate=False, add=add) for add in (False, True))
+    correlate, correlate_add = (make_product(T, row_place, conjugate=True, add=add) for add in (False, True))
     return Tile(
         T, B, T * B // 2, _shared_bytes(T, B), column_place, row_place, load, rfft2,
         multiply, multiply_add, correlate, correlate_add, bin, irfft2, store,
     )  # fmt: skip
-
-
-def _each(body: Any, first: int, end: int) -> Any:
-    """Device function each(*arguments): body(k, *arguments) for k from `first` to `end`.
-
-    A chain of short loops, which NVVM unrolls whatever the body: arrays with index k then stay in registers.
-    """
-
-    @device_function
-    def each(*arguments: Any) -> None:
-        """Nothing yet."""
-
-    for start in range(first, end, FEW):
-        each = _then(each, body, start, min(end, start + FEW))
-    return each
-
-
-def _then(before: Any, body: Any, first: int, end: int) -> Any:
-    FIRST, END = np.uint64(first), np.uint64(end)
-
-    @device_function
-    def each(*arguments: Any) -> None:
-        before(*arguments)
-        for k in range(FIRST, END):
-            body(k, *arguments)
-
-    return each
-
-
-def _product(T: int, row_place: Any, conjugate: bool, add: bool) -> Any:
-    """Device function product(s, z, w) of rows: s = z*w, or s += z*w with `add`; `conjugate` takes that of w."""
-    NONE, HALF_LENGTH, LENGTH = map(np.uint64, (0, T // 2, T))
-    QUARTER, SIGN = np.float32(0.25), np.float32(-1 if conjugate else 1)
-
-    @device_function
-    def put(s: Any, k: Any, re: Any, im: Any) -> None:
-        if add:
-            s[k] = complex(s[k].real + re, s[k].imag + im)
-        else:
-            s[k] = complex(re, im)
-
-    @device_function
-    def times(k: Any, s: Any, z: Any, w: Any) -> None:
-        p = z[k] * complex(w[k].real, SIGN * w[k].imag)
-        put(s, k, p.real, p.imag)
-
-    @device_function
-    def real_times(k: Any, s: Any, z: Any, w: Any) -> None:
-        """At k of row 0 where both rows in it are real."""
-        put(s, k, z[k].real * w[k].real, z[k].imag * w[k].imag)
-
-    @device_function
-    def pair_times(k: Any, s: Any, z: Any, w: Any) -> None:
-        """At k and -k of row 0, where either row in it has conjugates."""
-        u, v = z[k], w[k]
-        u_mirror, v_mirror = z[LENGTH - k], w[LENGTH - k]
-        a = complex(u.real + u_mirror.real, u.imag - u_mirror.imag)  # twice row 0 of z
-        b = complex(u.imag + u_mirror.imag, u_mirror.real - u.real)  # twice row T/2
-        c = complex(v.real + v_mirror.real, SIGN * (v.imag - v_mirror.imag))
-        d = complex(v.imag + v_mirror.imag, SIGN * (v_mirror.real - v.real))
-        p = a * c
-        q = b * d
-        put(s, k, QUARTER * (p.real - q.imag), QUARTER * (p.imag + q.real))
-        put(s, LENGTH - k, QUARTER * (p.real + q.imag), QUARTER * (q.real - p.imag))
-
-    whole_row, pairs = _each(times, 0, T), _each(pair_times, 1, T // 2)
-
-    @device_function
-    def product(s: Any, z: Any, w: Any) -> None:
-        """multiply(s, z, w): s = z w. correlate(s, z, w): s = z conj(w). With _add, this is added to s.
-
-        These are the spectra of y[p] = sum_r x[p - r] w[r] and of y[p] = sum_r x[p + r] w[r], indices modulo T. The two
-        rows that row 0 stands for are each multiplied by its own kind. s may be z or w.
-        Called by any thread. Barriers: none. Shared memory: none. Layout: rows; all three of the calling thread's row.
-        """
-        row, _ = row_place()
-        if row == uint32(0):
-            real_times(NONE, s, z, w)
-            real_times(HALF_LENGTH, s, z, w)
-            pairs(s, z, w)
-        else:
-            whole_row(s, z, w)
-
-    return product

@@ -28,7 +28,7 @@ LAYERS = [
     ["cuda.arrays", "cuda.simulator"],
     ["cuda.driver"],
     ["cuda.cubins", "cuda.fft2d", "cuda.pointwise", "cuda.product", "cuda.sums", "cuda.schedule"],
-    ["cuda.slab", "cuda.tiles", "cuda.planes", "cuda.butterfly", "cuda.intrinsics"],
+    ["cuda.slab", "cuda.rows", "cuda.tiles", "cuda.planes", "cuda.butterfly", "cuda.intrinsics"],
     ["cuda.memory", "cuda.toolchain", "cuda"],
     ["cache", "errors", "integers"],
 ]
