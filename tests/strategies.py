@@ -12,7 +12,7 @@ import numpy as np
 import reference
 from hypothesis import strategies as st
 
-from numba_fftconv import ConvPlan, plan_conv2d
+from numba_fftconv import ConvPlan, conv2d, conv2d_input_grad, conv2d_weight_grad, plan_conv2d
 from numba_fftconv.cpu.schedule import Work
 from numba_fftconv.cpu.vector import lanes
 
@@ -253,8 +253,8 @@ def problems(draw: st.DrawFn, dtypes: tuple[str, ...] | None = None, scope: Scop
 
     kind = draw(st.sampled_from(("dense", "dense", "dense", "grouped", "depthwise")))
     groups = 1 if kind == "dense" else draw(st.sampled_from((2, 3, 4, 9) if kind == "depthwise" else (2, 3)))
-    channels = scope.channels
-    choices = {"N": (1, scope.batches), "C": (groups, channels if kind != "depthwise" else (1,)), "K": (groups, channels)}
+    channels = {"C": scope.channels if kind != "depthwise" else (1,), "K": scope.channels}
+    choices = {"N": (1, scope.batches), "C": (groups, channels["C"]), "K": (groups, channels["K"])}
     counts = {name: unit for name, (unit, _) in choices.items()}
     outputs = max(1, (H + top + bottom) // down) * max(1, (W + left + right) // across)
     for name in draw(st.permutations("NCK")):  # the first has the widest choice, the last what the reference can afford
@@ -273,3 +273,40 @@ def problems(draw: st.DrawFn, dtypes: tuple[str, ...] | None = None, scope: Scop
 
 def _pair(value: int | Pair) -> Pair:
     return (value, value) if isinstance(value, int) else value
+
+
+# ---- a whole layer through the doors
+
+SINGLE = 3.0  # a lone sample may lie this many times further out than the root mean square that the tolerance bounds
+
+
+def check_layer(
+    problem: Problem, plan: ConvPlan, layouts: tuple[str, str, str], record: Recorder, title: str,
+    put: Callable[[np.ndarray], Any] = np.asarray,
+) -> None:  # fmt: skip
+    """The three passes through the public doors, every result written over poison, the inputs left as they were.
+
+    `put` makes of host memory an array where the plan runs, without a copy.
+    """
+    a, bias = problem.arrays(), problem.bias()
+    lying = Arrays(*(relaid(b, layout) for b, layout in zip(a, layouts, strict=True)))
+    outs = {name: poisoned(problem, name) for name in PASSES}
+    x, w, dy = map(put, lying)
+    to, rest = {name: put(out) for name, out in outs.items()}, {**problem.options, "plan": plan}
+    got = {
+        "forward": conv2d(x, w, put(bias), **rest, out=to["forward"]),
+        "input_grad": conv2d_input_grad(problem.x_shape, w, dy, **rest, out=to["input_grad"]),
+        "weight_grad": conv2d_weight_grad(x, problem.w_shape, dy, **rest, out=to["weight_grad"]),
+    }
+    want, size = problem.expected(a), problem.sizes(a, plan.fft_size)
+    want["forward"] = want["forward"] + bias[:, None, None]
+    for name in PASSES:
+        assert got[name] is to[name]
+        error = float(np.linalg.norm(outs[name] - want[name]))
+        least = 1.0 if name == "forward" else 0.0  # the size of the bias
+        allowed = SINGLE * problem.tolerance(plan, name) * float(np.linalg.norm(np.maximum(size[name], least)))
+        record(f"{name}, {title}", error / allowed, f"T = {plan.fft_size}, {problem}")
+        assert error <= allowed, f"{name}: error {error:.3g}, allowed {allowed:.3g} with T = {plan.fft_size}"
+    for name, before, after in zip(Arrays._fields, a, lying, strict=True):
+        assert np.array_equal(before, after), f"{name} was changed"
+    assert np.array_equal(bias, problem.bias())

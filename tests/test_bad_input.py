@@ -366,7 +366,7 @@ TABLE: list[Row] = [
     *wrong_array("mkldnn", lambda a: torch().tensor(a).to_mkldnn(), "Tensor", "dense"),
     *wrong_array("meta", lambda a: torch().tensor(a).to("meta"), "meta", "float32 or float64"),
     # other devices
-    *wrong_array("CUDA array without memory", OnCuda, "OnCuda", "pointer is 0" if GPU else "NVIDIA driver", error=ON_GPU),
+    *wrong_array("CUDA array", OnCuda, "OnCuda", "pointer is 0" if GPU else "NVIDIA driver", error=ON_GPU),
     *([] if GPU else wrong_array("by DLPack", lambda a: OnDevice(2), "CUDA", "host memory", error=UnsupportedError)),
     *wrong_array("Metal array by DLPack", lambda a: OnDevice(8), "device 8", "host memory"),
     # an out that cannot be written

@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from on_gpu import DEVICE, LAYOUTS, NEEDED, assert_same, of_torch, passes, tensor, tensors, torch
-from strategies import PASSES, Arrays, Problem, Recorder, Scope, poisoned, problems
+from strategies import PASSES, SINGLE, Arrays, Problem, Recorder, Scope, poisoned, problems
 
 from numba_fftconv import conv2d, conv2d_input_grad, conv2d_weight_grad, plan_conv2d
 from numba_fftconv.cuda import call as cuda_call
@@ -29,7 +29,6 @@ from numba_fftconv.options import FFT_SIZES
 
 DRAWN = (8, 12, 16, 64)  # transform lengths of drawn layers
 SCOPE = Scope(fft_sizes=(8, 8, 12, 16, 16, 64))
-SINGLE = 3.0  # a lone sample may lie this many times further out than the root mean square that the tolerance bounds
 pytestmark = NEEDED
 
 

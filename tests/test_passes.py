@@ -3,11 +3,21 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from strategies import LAYOUTS, PASSES, Arrays, Problem, Recorder, call, companions, poisoned, problems, relaid
+from strategies import (
+    LAYOUTS,
+    PASSES,
+    SINGLE,
+    Problem,
+    Recorder,
+    call,
+    check_layer,
+    companions,
+    poisoned,
+    problems,
+    relaid,
+)
 
 from numba_fftconv import conv2d, conv2d_backward, conv2d_input_grad, conv2d_weight_grad
-
-SINGLE = 3.0  # a lone sample may lie this many times further out than the root mean square that the tolerance bounds
 
 # The layers that broke something once, or that no drawing may miss.
 CORNERS = [
@@ -35,29 +45,7 @@ CORNERS = [
 
 
 def check(problem: Problem, layouts: tuple[str, str, str], record: Recorder) -> None:
-    """The three passes through the public doors, every result written over poison, the inputs left as they were."""
-    plan, a = problem.plan(), problem.arrays()
-    given = Arrays(*(relaid(b, layout) for b, layout in zip(a, layouts, strict=True)))
-    bias = problem.bias()
-    outs = {name: poisoned(problem, name) for name in PASSES}
-    rest = {**problem.options, "plan": plan}
-    got = {
-        "forward": conv2d(given.x, given.w, bias, **rest, out=outs["forward"]),
-        "input_grad": conv2d_input_grad(problem.x_shape, given.w, given.dy, **rest, out=outs["input_grad"]),
-        "weight_grad": conv2d_weight_grad(given.x, problem.w_shape, given.dy, **rest, out=outs["weight_grad"]),
-    }
-    want, size = problem.expected(a), problem.sizes(a, plan.fft_size)
-    want["forward"] = want["forward"] + bias[:, None, None]
-    for name in PASSES:
-        assert got[name] is outs[name]
-        error = float(np.linalg.norm(got[name] - want[name]))
-        least = 1.0 if name == "forward" else 0.0  # the size of the bias
-        allowed = SINGLE * problem.tolerance(plan, name) * float(np.linalg.norm(np.maximum(size[name], least)))
-        record(f"{name}, {problem.dtype}, drawn", error / allowed, f"T = {plan.fft_size}, {problem}")
-        assert error <= allowed, f"{name}: error {error:.3g}, allowed {allowed:.3g} with T = {plan.fft_size}"
-    for name, before, after in zip(Arrays._fields, a, given, strict=True):
-        assert np.array_equal(before, after), f"{name} was changed"
-    assert np.array_equal(bias, problem.bias())
+    check_layer(problem, problem.plan(), layouts, record, f"{problem.dtype}, drawn")
 
 
 @settings(max_examples=300)
