@@ -25,7 +25,7 @@ def main(words: Sequence[str] | None = None) -> int:
     demo.add_argument(
         "--device",
         default="cpu",
-        help="cpu, cuda or cuda:1 (default: cpu); sim runs a tiny layer on the GPU kernels as plain Python, without a GPU",
+        help="cpu, cuda or cuda:1 (default: cpu); sim runs a tiny layer on the GPU's kernels as plain Python",
     )
     demo.add_argument("--steps", type=count, help="steps of learning the kernel (default: enough)")
     chosen = parser.parse_args(words)

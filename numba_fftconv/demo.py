@@ -73,7 +73,7 @@ class Stopwatch:
         return self.plan.transform_weight(self._on_device(kernel))
 
     def _on_device(self, operand: Any) -> Any:
-        if self.plan.device == "cpu" or isinstance(operand, SpectralWeight):
+        if not self.plan.device.startswith("cuda") or isinstance(operand, SpectralWeight):
             return operand
         from numba import cuda
 
