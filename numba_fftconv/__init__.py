@@ -8,6 +8,7 @@
 
 from .api import conv2d, conv2d_backward, conv2d_input_grad, conv2d_weight_grad, plan_conv2d
 from .errors import (
+    CudaError,
     DeviceMismatchError,
     FFTConvError,
     InvalidOptionError,
@@ -27,6 +28,7 @@ __version__ = "0.1.0"
 __all__ = [
     "ConvGeometry",
     "ConvPlan",
+    "CudaError",
     "DeviceMismatchError",
     "FFTConvError",
     "InvalidOptionError",

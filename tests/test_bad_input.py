@@ -11,6 +11,7 @@ from gpu import has_gpu
 
 import numba_fftconv
 from numba_fftconv import (
+    CudaError,
     DeviceMismatchError,
     FFTConvError,
     InvalidOptionError,
@@ -35,6 +36,7 @@ BUILTINS = {
     WorkspaceError: MemoryError,
     DeviceMismatchError: ValueError,
     PlanMismatchError: ValueError,
+    CudaError: RuntimeError,
 }
 
 
