@@ -199,11 +199,23 @@ def test_progress_writes_one_line_over_on_a_terminal_and_few_lines_elsewhere() -
 @pytest.mark.parametrize("library", ["numpy", "torch"])
 def test_the_lines_of_use_in_the_readme_run(library: str) -> None:
     pytest.importorskip(library)
-    readme = (Path(__file__).parents[1] / "README.md").read_text()
-    (lines,) = (part for part in re.findall(r"```python\n(.*?)```", readme, re.DOTALL) if f"import {library}" in part)
     names: dict[str, Any] = {}
-    exec(lines, names)
+    exec(lines_of_readme(f"import {library}"), names)
     assert type(names["y"]).__module__.startswith(library) and tuple(names["y"].shape) == (16, 64, 32, 32)
+
+
+def lines_of_readme(word: str) -> str:
+    """The one block of Python in README that holds a word."""
+    readme = (Path(__file__).parents[1] / "README.md").read_text()
+    (lines,) = (part for part in re.findall(r"```python\n(.*?)```", readme, re.DOTALL) if word in part)
+    return lines
+
+
+def test_the_stages_in_the_readme_are_a_layer() -> None:
+    names: dict[str, Any] = {}
+    exec(lines_of_readme("import numpy") + lines_of_readme("frequencies"), names)
+    want = names["conv2d"](names["x"], names["w"])
+    assert np.linalg.norm(names["y"] - want) <= 1e-6 * np.linalg.norm(want)
 
 
 # ---- without a GPU on the kernels of a GPU

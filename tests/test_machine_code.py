@@ -27,19 +27,17 @@ Variant = tuple[str, int, bool, bool, bool, tuple[int, int]]  # direction, T, ha
 # Floating-point instructions and registers of the kernels with exact sizes at compile time that these grew from.
 STUDIED = {8: (144, 32), 14: (420, 47), 16: (384, 50), 20: (624, 64), 24: (752, 64), 28: (1008, 78), 32: (960, 80),
            48: (1792, 120), 60: (2728, 168), 64: (2304, 156)}  # fmt: skip
-SOME = (8, 16, 32, 64)
 DESIGNED = {8: (32, 31), 16: (48, 50), 32: (80, 80), 64: (156, 152)}  # registers of transform and inverse
 
 
 def variants() -> list[Variant]:
-    """Every length on sm_90; the powers of two on sm_80, and in every form."""
-    both = ("transform", "inverse")
-    every: list[Variant] = [(what, T, False, False, False, (9, 0)) for T in FFT_SIZES for what in both]
-    older: list[Variant] = [(what, T, False, False, False, (8, 0)) for T in SOME for what in both]
+    """Every length on sm_90 and sm_80; two of them in every form."""
+    both, machines = ("transform", "inverse"), ((9, 0), (8, 0))
+    every: list[Variant] = [(what, T, False, False, False, sm) for sm in machines for T in FFT_SIZES for what in both]
     forms = [(True, False), (False, True), (True, True)]
     formed: list[Variant] = [(what, T, *form, False, (9, 0)) for T in (8, 32) for form in forms for what in both]
     adding: list[Variant] = [("inverse", T, False, False, True, (9, 0)) for T in (8, 32, 64)]
-    return every + older + formed + adding
+    return every + formed + adding
 
 
 def kernel_of(variant: Variant) -> Kernel:

@@ -49,7 +49,7 @@ def test_hopper(config: ProductConfig, pass_name: str, vec: int) -> None:
     assert share >= LEAST_SHARE, f"{kernel.name}: {share:.1%} of {len(code.loop)} instructions are FFMA"
 
 
-@pytest.mark.parametrize("config", [TILES[1], TILES[3], TILES[5]], ids=str)
+@pytest.mark.parametrize("config", TILES, ids=str)
 @pytest.mark.parametrize("pass_name", FORMS)
 def test_ampere(config: ProductConfig, pass_name: str) -> None:
     """The oldest architecture that has cp.async; shares are a matter of the newest."""
