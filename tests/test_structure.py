@@ -26,7 +26,7 @@ LAYERS = [
     ["cpu.threads", "cpu.worker", "cpu.program", "cpu.schedule"],
     ["cpu.product", "cpu.fft2d", "cpu.butterfly", "cpu.vector", "cpu"],
     ["cuda.arrays", "cuda.simulator"],
-    ["cuda.driver"],
+    ["cuda.driver", "cuda.libraries"],
     ["cuda.cubins", "cuda.fft2d", "cuda.pointwise", "cuda.product", "cuda.sums", "cuda.schedule"],
     ["cuda.slab", "cuda.rows", "cuda.tiles", "cuda.planes", "cuda.butterfly", "cuda.intrinsics"],
     ["cuda.memory", "cuda.toolchain", "cuda"],

@@ -1,13 +1,7 @@
-"""Arrays in CUDA memory: read as they lie, and made in the library, on the stream and by the allocator of the caller.
+"""Arrays in CUDA memory: read as they lie, and made in the caller's library, on its stream, by its allocator.
 
 A `DeviceArray` is a NumPy array over addresses of a GPU: it knows shape, dtype, strides and overlaps as any NumPy array
 does, and its samples are never touched by the host. In the simulator, device memory is host memory, and so is this.
-
-    library            read by                    current stream                    memory
-    torch              attributes of the tensor   torch.cuda.current_stream()       torch.empty
-    CuPy               CUDA array interface       cupy.cuda.get_current_stream()    cupy.empty
-    Numba, any other   CUDA array interface       the default stream                numba.cuda.device_array
-    any other          DLPack                     the default stream                numba.cuda.device_array
 
 An array that names the stream which fills it (CUDA array interface 3) is waited for by an event, and that stream waits
 for what we do with it; the host waits for neither. No framework is imported: who holds a tensor has done so.
@@ -17,28 +11,19 @@ Source: the CUDA array interface, version 3 (Numba's documentation); DLPack 1.0.
 
 import sys
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from functools import cache
 from operator import index as as_index
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-from numba import cuda
-from numba.core import config
 
 from ..errors import InvalidOptionError, InvalidTypeError, UnsupportedError
 from . import driver
+from .libraries import CUPY, LEGACY, NUMBA, SIMULATOR, TORCH, Library
 from .toolchain import SIMULATED
 
-LEGACY, PER_THREAD = 1, 2  # default streams, as the CUDA array interface and the driver number them
 STREAM_FORMS = "None, a stream of torch, CuPy, Numba or cuda.core, or a stream's handle as an int"
-
-
-class Library(NamedTuple):
-    """What a library does for us: the current stream of a device, and new arrays (shape, dtype, device, stream)."""
-
-    stream: Callable[[int], int]
-    empty: Callable[[tuple[int, ...], str, int, int], Any]
 
 
 class DeviceArray(np.ndarray):
@@ -254,52 +239,3 @@ def forget() -> None:
     """Free the workspaces: those of this thread now, of other threads at their next call."""
     _generation[0] += 1
     _kept.__dict__.clear()
-
-
-# ---- libraries -------------------------------------------------------------------------------------------------------
-
-
-def _torch_stream(index: int) -> int:
-    handle: int = sys.modules["torch"].cuda.current_stream(index).cuda_stream
-    return handle
-
-
-def _torch_empty(shape: tuple[int, ...], dtype: str, index: int, stream: int) -> Any:
-    torch = sys.modules["torch"]
-    wanted = {"dtype": getattr(torch, dtype), "device": torch.device("cuda", index)}
-    if stream == _torch_stream(index):
-        return torch.empty(shape, **wanted)
-    streams = torch.cuda
-    other = streams.default_stream(index) if stream in (0, LEGACY) else streams.ExternalStream(stream, device=index)
-    with streams.stream(other):
-        return torch.empty(shape, **wanted)
-
-
-def _cupy_stream(index: int) -> int:
-    with sys.modules["cupy"].cuda.Device(index):
-        handle: int = sys.modules["cupy"].cuda.get_current_stream().ptr
-        return handle
-
-
-def _cupy_empty(shape: tuple[int, ...], dtype: str, index: int, stream: int) -> Any:
-    cupy = sys.modules["cupy"]
-    with cupy.cuda.Device(index):
-        if stream == cupy.cuda.get_current_stream().ptr:
-            return cupy.empty(shape, dtype)
-        with cupy.cuda.Stream.null if stream in (0, LEGACY) else cupy.cuda.ExternalStream(stream):
-            return cupy.empty(shape, dtype)
-
-
-def _numba_stream(index: int) -> int:
-    return PER_THREAD if config.CUDA_PER_THREAD_DEFAULT_STREAM else 0
-
-
-def _numba_empty(shape: tuple[int, ...], dtype: str, index: int, stream: int) -> Any:
-    with cuda.gpus[index]:
-        return cuda.device_array(shape, dtype)
-
-
-TORCH = Library(_torch_stream, _torch_empty)
-CUPY = Library(_cupy_stream, _cupy_empty)
-NUMBA = Library(_numba_stream, _numba_empty)
-SIMULATOR = Library(lambda index: 0, lambda shape, dtype, index, stream: cuda.device_array(shape, dtype))
