@@ -52,19 +52,14 @@ from typing import Any
 import numpy as np
 from numba import complex64, cuda, int32, uint32, uint64
 
-from .cuda.butterfly import make_fft as _make_codelet
-from .cuda.toolchain import SIMULATED, device_function, is_numba_cuda
-from .errors import InvalidOptionError, UnsupportedError
-from .options import FFT_SIZES, MAX_FFT, integer
-
-if not is_numba_cuda():
-    raise UnsupportedError("numba_fftconv.device needs NVIDIA's numba-cuda, and finds Numba's own CUDA target: "
-                           "pip install 'numba-cuda[cu13]'")  # fmt: skip
-
 from .cuda import simulator
+from .cuda.butterfly import make_fft as _make_codelet
 from .cuda.fft2d import make_tile_access
 from .cuda.fft2d import shared_bytes as _shared_bytes
 from .cuda.rows import make_product
+from .cuda.toolchain import SIMULATED, device_function
+from .errors import InvalidOptionError
+from .options import FFT_SIZES, MAX_FFT, integer
 
 if SIMULATED:
     simulator.install()

@@ -3,8 +3,11 @@
 What is wrong wherever arrays lie has its table in test_bad_input.py; here is what a GPU adds to it.
 """
 
+import subprocess
+import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,6 +17,7 @@ from fake_driver import DeviceArray, fixture_of_fake_driver  # noqa: F401
 from fake_libraries import Gpu, Tensor, fixture_of_gpu, install_torch  # noqa: F401
 from machine_code import compiles
 
+import numba_fftconv
 from numba_fftconv import (
     DeviceMismatchError,
     FFTConvError,
@@ -29,7 +33,7 @@ from numba_fftconv import (
     conv2d_weight_grad,
     plan_conv2d,
 )
-from numba_fftconv.cuda import driver
+from numba_fftconv.cuda import driver, toolchain
 from numba_fftconv.errors import CudaError
 
 pytestmark = compiles
@@ -262,6 +266,40 @@ def test_all_arrays_of_float64(gpu: Gpu) -> None:
         conv2d(x, w, groups=4)
 
 
+WITHOUT_NUMBA_CUDA = """
+import sys
+sys.path += {path!r}
+from numba import cuda
+import numba_fftconv as n
+
+assert getattr(cuda, "implementation", "") != "NVIDIA"
+
+class OnGpu:
+    __cuda_array_interface__ = {{"shape": (1, 1, 8, 8), "typestr": "<f4", "data": (4096, False), "version": 3}}
+
+def device():
+    import numba_fftconv.device
+
+calls = lambda: n.conv2d(OnGpu(), OnGpu()), lambda: n.transform(OnGpu(), 8), device, lambda: n.plan_conv2d(
+    (1, 1, 8, 8), (1, 1, 3, 3), device="cuda"
+)
+for call in 2 * calls:
+    try:
+        call()
+    except n.UnsupportedError as error:
+        print(error)
+"""
+
+
+def test_without_numba_cuda_each_door_says_what_to_install() -> None:
+    """In a process without the file by which numba-cuda takes the place of Numba's own target."""
+    script = WITHOUT_NUMBA_CUDA.format(path=[str(Path(numba_fftconv.__file__).parents[1]), *sys.path[1:]])
+    done = subprocess.run([sys.executable, "-S", "-c", script], capture_output=True, text=True, check=True, timeout=120)
+    lines = done.stdout.splitlines()
+    assert len(lines) == 8, done.stdout
+    assert all("numba-cuda is needed: pip install 'numba_fftconv[cu13]'" in line for line in lines), done.stdout
+
+
 def test_no_driver_or_not_the_right_one(gpu: Gpu, monkeypatch: pytest.MonkeyPatch) -> None:
     """Found when the first array on a GPU is seen."""
     x, w = (gpu.array(samples(name)) for name in ("input", "weight"))
@@ -272,7 +310,7 @@ def test_no_driver_or_not_the_right_one(gpu: Gpu, monkeypatch: pytest.MonkeyPatc
     cases: list[tuple[Any, str, Any, str]] = [
         (gpu.driver, "cuInit", no_library, "no NVIDIA driver on this machine: install one"),
         (gpu.driver, "version", 12090, "CUDA 13 is needed: install 580 or newer"),
-        (driver, "is_numba_cuda", lambda: False, r"numba-cuda is needed: pip install 'numba_fftconv\[cu13\]'"),
+        (toolchain, "is_numba_cuda", lambda: False, r"numba-cuda is needed: pip install 'numba_fftconv\[cu13\]'"),
     ]
     for where, name, broken, words in cases:
         driver.initialised.cache_clear()

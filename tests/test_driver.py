@@ -12,7 +12,7 @@ from fake_driver import Event, FakeDriver, fixture_of_fake_driver  # noqa: F401
 from machine_code import compiles
 from numba import cuda, types, uint32, uint64
 
-from numba_fftconv.cuda import driver, fft2d
+from numba_fftconv.cuda import driver, fft2d, toolchain
 from numba_fftconv.cuda.driver import At, Device, Launch
 from numba_fftconv.cuda.tiles import TILES
 from numba_fftconv.cuda.toolchain import Kernel, namedtuple_type
@@ -291,7 +291,7 @@ def test_no_bindings(fake_driver: FakeDriver, monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_the_built_in_target_of_numba(fake_driver: FakeDriver, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(driver, "is_numba_cuda", lambda: False)
+    monkeypatch.setattr(toolchain, "is_numba_cuda", lambda: False)
     with pytest.raises(UnsupportedError, match=r"built-in target.* pip install 'numba_fftconv\[cu13\]'"):
         driver.count()
 

@@ -19,7 +19,7 @@ from numba import types
 from ..errors import CudaError, DeviceMismatchError, InvalidOptionError, InvalidTypeError, UnsupportedError
 from .cubins import binary
 from .memory import as_passed, numpy_type
-from .toolchain import Architecture, Kernel, is_numba_cuda
+from .toolchain import Architecture, Kernel, require_numba_cuda
 
 LEAST_ARCHITECTURE = (8, 0)
 LEAST_VERSION = 13000  # as the driver counts it: cubins of CUDA 13
@@ -39,8 +39,7 @@ def bindings() -> Any:
 def initialised() -> Any:
     """The driver API, once it can be used."""
     install = "pip install 'numba_fftconv[cu13]'"
-    if not is_numba_cuda():
-        raise UnsupportedError(f"numba.cuda is Numba's built-in target, and NVIDIA's numba-cuda is needed: {install}")
+    require_numba_cuda()
     try:
         api = bindings()
     except ImportError as error:

@@ -10,7 +10,7 @@ an address in compiled code and an index in the simulator, `distance_f32` what t
 
 from typing import Any
 
-from .toolchain import SIMULATED
+from .toolchain import SIMULATED, require_numba_cuda
 
 if SIMULATED:
 
@@ -39,6 +39,8 @@ if SIMULATED:
         g[place] = x
 
 else:
+    require_numba_cuda()
+
     from llvmlite import ir
     from numba.cuda import types
     from numba.cuda.extending import intrinsic

@@ -22,6 +22,7 @@ from numba import cuda, types
 from numba.core import config
 
 from ..cache import no_collections
+from ..errors import UnsupportedError
 
 SIMULATED = bool(config.ENABLE_CUDASIM)
 Architecture = tuple[int, int]  # compute capability; (8, 0) is the first with cp.async
@@ -124,3 +125,10 @@ def _as_if_on(architecture: Architecture) -> Iterator[None]:
 def is_numba_cuda() -> bool:
     """Whether numba.cuda is NVIDIA's numba-cuda; Numba's own old target stands in for it where that is missing."""
     return getattr(cuda, "implementation", "") == "NVIDIA" or SIMULATED
+
+
+def require_numba_cuda() -> None:
+    """Raise UnsupportedError where kernels have nothing that compiles them."""
+    if not is_numba_cuda():
+        found = "numba.cuda is Numba's built-in target, and NVIDIA's numba-cuda is needed"
+        raise UnsupportedError(f"{found}: pip install 'numba_fftconv[cu13]'")
