@@ -217,4 +217,4 @@ except numba_fftconv.UnsupportedError as error:
     print(error)
 """
     said = in_a_new_process(script, "-S")
-    assert "needs NVIDIA's numba-cuda" in said and "pip install 'numba-cuda[cu13]'" in said
+    assert "NVIDIA's numba-cuda is needed" in said and "pip install 'numba_fftconv[cu13]'" in said
