@@ -39,7 +39,7 @@ def view(value: Any, name: str) -> np.ndarray:
 
     if getattr(value, "requires_grad", False):
         raise _requires_grad(value, name)
-    return of_gpu.view(value, name, f"{name} is a {_type_name(value)}")
+    return of_gpu.view(value, name, lambda: f"{name} is a {_type_name(value)}")
 
 
 def _on_gpu(value: Any, name: str) -> bool:
@@ -131,6 +131,12 @@ def output(
         raise InvalidOptionError(f"{_said(array, 'out')} overlaps itself: {NEW_ARRAY}")
     refuse_overlap(array, "out", inputs)
     return array
+
+
+def check_no_stream(stream: Any) -> None:
+    """Raise InvalidOptionError where arrays in host memory are given a stream."""
+    if stream is not None:
+        raise InvalidOptionError(f"stream is {stream!r}: arrays on a CPU have no stream, leave it None")
 
 
 def check_aligned(array: np.ndarray, name: str) -> None:

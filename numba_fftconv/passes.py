@@ -12,6 +12,9 @@ Source: Mathieu, Henaff, LeCun, Fast Training of Convolutional Networks through 
 """
 
 from dataclasses import dataclass
+from typing import Any
+
+from .errors import InvalidOptionError
 
 
 @dataclass(frozen=True)
@@ -32,9 +35,20 @@ class Pass:
         first, second = (f"conj {letter}" if letter == self.conjugated else letter for letter in self.letters[:2])
         return f"{self.letters[2]} = sum over {self.contracted} of {first} * {second}"
 
+    def extents(self, m: int, c: int, k: int) -> tuple[int, int, int]:
+        """Rows, columns and depth of the product in a bin, of m windows, c channels and k filters."""
+        return {"c": (m, k, c), "k": (m, c, k), "m": (k, c, m)}[self.contracted]
+
 
 FORWARD = Pass("forward", ("input", "weight"), "output", ("X", "W", "Y"), ("x", "w", "y"), "c", "W")
 INPUT_GRAD = Pass("input_grad", ("grad_output", "weight"), "input", ("dY", "W", "dX"), ("dy_halo", "w", "dx"), "k", "")
 WEIGHT_GRAD = Pass("weight_grad", ("input", "grad_output"), "weight", ("X", "dY", "dW"), ("x", "y", "w"), "m", "dY")
 
 PASSES = {row.name: row for row in (FORWARD, INPUT_GRAD, WEIGHT_GRAD)}
+
+
+def named(pass_name: Any) -> Pass:
+    """The pass that a caller names."""
+    if not isinstance(pass_name, str) or pass_name not in PASSES:
+        raise InvalidOptionError(f"pass_name is {pass_name!r}: it must be one of {', '.join(PASSES)}")
+    return PASSES[pass_name]

@@ -14,10 +14,10 @@ from typing import Any
 
 import numpy as np
 
-from . import arrays, options, tuning
+from . import arrays, options, passes, tuning
 from .cpu import call as cpu_call
 from .cpu import threads
-from .errors import InvalidOptionError, InvalidTypeError, PlanMismatchError
+from .errors import InvalidTypeError, PlanMismatchError
 from .explain import explain
 from .geometry import ConvGeometry, PlaneMap, of_layer
 from .passes import FORWARD, INPUT_GRAD, PASSES, WEIGHT_GRAD, Pass
@@ -224,9 +224,7 @@ class ConvPlan:
         >>> list(plan.profile("forward", np.ones((1, 1, 8, 8), np.float32), np.ones((1, 1, 3, 3), np.float32)))
         ['transform x', 'transform w', 'multiply', 'inverse y']
         """
-        if not isinstance(pass_name, str) or pass_name not in PASSES:
-            raise InvalidOptionError(f"pass_name is {pass_name!r}: it must be one of {', '.join(PASSES)}")
-        row = PASSES[pass_name]
+        row = passes.named(pass_name)
         read = self._read(dict(zip(row.operands, (first, second), strict=True)))
         call = self._call(read, None)
         result = arrays.output(None, self.geometry.shapes[row.result], self.dtype, {}, call.empty)

@@ -28,13 +28,13 @@ from typing import Any
 
 import numpy as np
 
-from . import options
+from . import options, passes
 from .arrays import check_devices, dtype_name, fitting, like, view
 from .cpu import stages as cpu_stages
 from .errors import InvalidOptionError, InvalidShapeError, InvalidTypeError, UnsupportedError
 from .integers import bin_order, bins
 from .options import FFT_SIZES, MAX_FFT
-from .passes import PASSES, Pass
+from .passes import Pass
 
 REAL = {np.dtype("complex64"): "float32", np.dtype("complex128"): "float64"}  # of a spectrum's planes
 COMPLEX = {"float32": "complex64", "float64": "complex128"}
@@ -162,9 +162,7 @@ def multiply(
 
     Source: Mathieu, Henaff, LeCun, arXiv 1312.5851, section 2.
     """
-    if not isinstance(pass_name, str) or pass_name not in PASSES:
-        raise InvalidOptionError(f"pass_name is {pass_name!r}: it must be one of {', '.join(PASSES)}")
-    row, read = PASSES[pass_name], {"a": _spectrum(a, "a"), "b": _spectrum(b, "b")}
+    row, read = passes.named(pass_name), {"a": _spectrum(a, "a"), "b": _spectrum(b, "b")}
     if read["a"].dtype != read["b"].dtype:
         said = f"a has dtype {read['a'].dtype} and b has dtype {read['b'].dtype}"
         raise InvalidTypeError(f"{said}: both must have one, convert one of them")

@@ -53,11 +53,7 @@ def stages(geometry: ConvGeometry, itemsize: int, T: int, row: Pass) -> list[Sta
         shape = f"{planes[name]:,} planes of {height} x {width} in tiles of {T} x {T}"
         found.append(Stage(f"{role} {letter.lower()}", shape, planes[name] * T * flops(T), moved))
     Kg, Cg = g.K // g.groups, g.C // g.groups
-    m, n, depth = {
-        "forward": (windows, Kg, Cg),
-        "input_grad": (windows, Cg, Kg),
-        "weight_grad": (Kg, Cg, windows),
-    }[row.name]
+    m, n, depth = row.extents(windows, Cg, Kg)
     moved = sum(planes[name] for name in names) * spectrum_bytes(T, itemsize)
     product = f"{bins(T):,} bins x {g.groups} groups of {m:,} x {n:,}, {depth:,} deep in {row.contracted}"
     return [*found[:2], Stage("multiply", product, 8 * bins(T) * windows * g.pairs, moved), found[2]]

@@ -20,7 +20,7 @@ LAYERS = [
     ["plan"],
     ["device"],
     ["cpu.call", "cuda.stages", "cuda.call", "cpu.stages"],
-    ["explain", "tuning", "spectral", "passes"],
+    ["explain", "tuning", "spectral"],
     ["cpu.engine", "cpu.model", "cuda.engine"],
     ["geometry", "options", "arrays"],
     ["cpu.threads", "cpu.worker", "cpu.program", "cpu.schedule"],
@@ -30,7 +30,7 @@ LAYERS = [
     ["cuda.cubins", "cuda.fft2d", "cuda.pointwise", "cuda.product", "cuda.sums", "cuda.schedule"],
     ["cuda.slab", "cuda.rows", "cuda.tiles", "cuda.planes", "cuda.butterfly", "cuda.intrinsics"],
     ["cuda.memory", "cuda.toolchain", "cuda"],
-    ["cache", "errors", "integers"],
+    ["cache", "passes", "errors", "integers"],
 ]
 ORDER = [name for layer in LAYERS for name in layer]
 FRAMEWORKS = {"torch", "scipy", "matplotlib", "cupy", "jax", "dask", "PIL"}

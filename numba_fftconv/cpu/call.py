@@ -6,7 +6,6 @@ from typing import Any
 import numpy as np
 
 from .. import arrays
-from ..errors import InvalidOptionError
 from ..passes import Pass
 from ..spectral import SpectralWeight
 from . import engine, threads
@@ -21,8 +20,7 @@ class Call:
     alignment = arrays.ALIGNMENT
 
     def __init__(self, plan: Any, read: Operands, stream: Any) -> None:
-        if stream is not None:
-            raise InvalidOptionError(f"stream is {stream!r}: arrays on a CPU have no stream, leave it None")
+        arrays.check_no_stream(stream)
         self.plan = plan
 
     empty = staticmethod(np.empty)

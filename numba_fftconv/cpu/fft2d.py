@@ -31,6 +31,7 @@ from numba.core.typing.templates import Signature
 from numba.extending import intrinsic
 
 from ..cache import INDICES, compiled
+from ..integers import round_up
 from .butterfly import Pair, fft
 from .vector import Emitter, Line, Vector, lanes
 
@@ -320,12 +321,12 @@ AHEAD = 2  # columns: the time that a line takes from memory
 def quarters(extent: int, T: int) -> int:
     """The extent rounded up to quarters of T: kernels leave out what lies beyond, and few serve all extents."""
     quarter = max(1, T // 4)
-    return min(T, -(-extent // quarter) * quarter)
+    return min(T, round_up(extent, quarter))
 
 
 def row_width(T: int, itemsize: int) -> int:
     """Reals of a plane's row in the scratch: T, in whole half vectors."""
-    return -(-T // lanes(itemsize)) * lanes(itemsize)
+    return round_up(T, lanes(itemsize))
 
 
 def row_pitch(T: int, itemsize: int) -> int:

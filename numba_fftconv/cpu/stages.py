@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 
 from .. import arrays
-from ..errors import InvalidOptionError
 from ..integers import bin_order
 from ..passes import Pass
 
@@ -34,8 +33,7 @@ class Stages:
     """The stages of one call; what it is given has been checked."""
 
     def __init__(self, T: int, read: Mapping[str, np.ndarray], stream: Any) -> None:
-        if stream is not None:
-            raise InvalidOptionError(f"stream is {stream!r}: arrays on a CPU have no stream, leave it None")
+        arrays.check_no_stream(stream)
         self.T, self.read = T, read
 
     def output(self, out: Any, shape: tuple[int, ...], dtype: str) -> np.ndarray:

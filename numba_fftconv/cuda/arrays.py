@@ -11,7 +11,7 @@ Source: the CUDA array interface, version 3 (Numba's documentation); DLPack 1.0.
 
 import sys
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import cache
 from operator import index as as_index
 from typing import Any
@@ -78,13 +78,13 @@ def _made(value: np.ndarray, owner: Any, library: Library, index: int, producer:
 # ---- reading ---------------------------------------------------------------------------------------------------------
 
 
-def view(value: Any, name: str, said: str) -> DeviceArray:
-    """An array of any library in CUDA memory; `said` begins an error about it."""
+def view(value: Any, name: str, said: Callable[[], str]) -> DeviceArray:
+    """An array of any library in CUDA memory; `said()` begins an error about it."""
     if not SIMULATED:
         try:
             driver.initialised()
         except UnsupportedError as error:
-            raise UnsupportedError(f"{said} in CUDA memory, but {error}") from None
+            raise UnsupportedError(f"{said()} in CUDA memory, but {error}") from None
     if SIMULATED and not hasattr(value, "__cuda_array_interface__"):
         return _made(value._ary, value, SIMULATOR, 0)
     if type(value).__module__.partition(".")[0] == "torch" or isinstance(value, _torch_tensor()):
@@ -98,13 +98,13 @@ def _torch_tensor() -> Any:
     return getattr(sys.modules.get("torch"), "Tensor", ())
 
 
-def _torch_view(tensor: Any, name: str, said: str) -> DeviceArray:
+def _torch_view(tensor: Any, name: str, said: Callable[[], str]) -> DeviceArray:
     torch = sys.modules["torch"]
     if tensor.layout is not torch.strided:
-        raise InvalidTypeError(f"{said} of layout {tensor.layout}: pass {name}.to_dense()")
+        raise InvalidTypeError(f"{said()} of layout {tensor.layout}: pass {name}.to_dense()")
     if tensor.is_neg() or tensor.is_conj():
         resolved = f"{name}.resolve_{'conj' if tensor.is_conj() else 'neg'}()"
-        raise InvalidTypeError(f"{said} that is negated or conjugated by a flag: pass {resolved}")
+        raise InvalidTypeError(f"{said()} that is negated or conjugated by a flag: pass {resolved}")
     dtype = _torch_dtype(tensor.dtype)
     if dtype is None:
         raise InvalidTypeError(f"{name} has dtype {tensor.dtype}: it must be float32 on a GPU")
@@ -122,34 +122,34 @@ def _torch_dtype(dtype: Any) -> np.dtype | None:
         return None
 
 
-def _described_view(value: Any, said: str) -> DeviceArray:
+def _described_view(value: Any, said: Callable[[], str]) -> DeviceArray:
     """By the CUDA array interface."""
     described = value.__cuda_array_interface__
     if described.get("mask") is not None:
-        raise InvalidTypeError(f"{said} with a mask: pass its samples without it")
+        raise InvalidTypeError(f"{said()} with a mask: pass its samples without it")
     pointer, read_only = described["data"]
     shape, strides = tuple(described["shape"]), described.get("strides")
     if not pointer and 0 not in shape:
-        raise InvalidTypeError(f"{said} of shape {shape} whose pointer is 0: pass an array that has memory")
+        raise InvalidTypeError(f"{said()} of shape {shape} whose pointer is 0: pass an array that has memory")
     memory = np.asarray(_Addresses(pointer, shape, strides, described["typestr"], read_only))
     index = _device_of(pointer, said) if memory.size else driver.current()
     library = CUPY if type(value).__module__.partition(".")[0] == "cupy" else NUMBA
     return _made(memory, value, library, index, described.get("stream"))
 
 
-def _device_of(pointer: int, said: str) -> int:
+def _device_of(pointer: int, said: Callable[[], str]) -> int:
     try:
         return driver.device_of(pointer)
     except InvalidTypeError as error:
-        raise InvalidTypeError(f"{said}, and {error}: pass an array in device memory") from None
+        raise InvalidTypeError(f"{said()}, and {error}: pass an array in device memory") from None
 
 
-def _dlpack_view(value: Any, said: str) -> DeviceArray:
+def _dlpack_view(value: Any, said: Callable[[], str]) -> DeviceArray:
     from cuda.core.utils import StridedMemoryView
 
     seen = StridedMemoryView.from_dlpack(value, stream_ptr=-1)
     if seen.dtype is None:
-        raise InvalidTypeError(f"{said} of a dtype that NumPy has not: pass float32")
+        raise InvalidTypeError(f"{said()} of a dtype that NumPy has not: pass float32")
     strides = None if seen.strides is None else tuple(stride * seen.dtype.itemsize for stride in seen.strides)
     memory = np.asarray(_Addresses(seen.ptr, tuple(seen.shape), strides, seen.dtype.str, seen.readonly))
     made = _made(memory, value, NUMBA, seen.device_id)
@@ -215,7 +215,7 @@ def _differ(producer: int, stream: int) -> bool:
 def empty(shape: tuple[int, ...], dtype: str, like: DeviceArray, stream: int) -> DeviceArray:
     """A new array in the library, on the device and for the stream of a call."""
     made = like.library.empty(shape, dtype, like.index, stream)
-    return view(made, "result", "the result")
+    return view(made, "result", lambda: "the result")
 
 
 _kept = threading.local()  # workspaces of this thread, where no library keeps freed memory for its next allocation

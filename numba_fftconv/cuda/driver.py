@@ -19,12 +19,13 @@ from numba import types
 from ..errors import CudaError, DeviceMismatchError, InvalidOptionError, InvalidTypeError, UnsupportedError
 from .cubins import binary
 from .memory import as_passed, numpy_type
+from .schedule import GRID_LIMIT
 from .toolchain import Architecture, Kernel, require_numba_cuda
 
 LEAST_ARCHITECTURE = (8, 0)
 LEAST_VERSION = 13000  # as the driver counts it: cubins of CUDA 13
 UNASKED_SHARED_BYTES = 48 * 1024  # more needs the driver's leave
-MOST_BLOCKS = (2**31 - 1, 65535, 65535)
+MOST_BLOCKS = (2**31 - 1, GRID_LIMIT, GRID_LIMIT)
 DEFAULT_STREAMS = (0, 1, 2)  # null, legacy and per thread: each device has its own
 
 

@@ -32,7 +32,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numba import complex64, cuda, int64, types, uint32, uint64
 
-from ..integers import first_bin
+from ..integers import ceil_div, first_bin, round_up
 from .butterfly import factors, make_fft
 from .intrinsics import load_c64, store_c64
 from .planes import AxisMap, Epilogue, Planes, Strides, make_column_access, tile_width
@@ -81,7 +81,7 @@ def tile_planes(T: int, most_shared: int) -> int:
 
 def launch_grid(count: int, B: int) -> tuple[int, int, int]:
     """Blocks for so many planes."""
-    return -(-count // B), 1, 1
+    return ceil_div(count, B), 1, 1
 
 
 def least_blocks(T: int, B: int, spaced: bool = False, accumulate: bool = False) -> int:
@@ -93,8 +93,8 @@ def least_blocks(T: int, B: int, spaced: bool = False, accumulate: bool = False)
     """
     more = (16 if T <= 32 else 32) + (16 if spaced else 0) + (8 if factors(T)[0] > 2 else 0)
     more += 48 if accumulate and T <= 32 else 0
-    registers = -(-(2 * T + more) // 8) * 8
-    warps = -(-T * B // 256) * 4
+    registers = round_up(2 * T + more, 8)
+    warps = ceil_div(T * B, 256) * 4
     return max(1, min(32, 65536 // (32 * warps * registers)))
 
 

@@ -24,6 +24,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numba import cuda, types
 
+from ..integers import ceil_div
 from .intrinsics import load_c64, store_c64
 from .product import Pitches
 from .toolchain import COMPLEXES, Kernel, device_function, namedtuple_type
@@ -182,4 +183,4 @@ def grid(pass_name: str, shape: Depthwise, bins: int) -> tuple[int, int, int]:
     (4, 1, 130)
     """
     columns = shape.channels * (1 if pass_name == "input_grad" else shape.multiplier)
-    return -(-columns // THREADS), 1 if pass_name == "weight_grad" else -(-shape.rows // ROW_RUN), bins
+    return ceil_div(columns, THREADS), 1 if pass_name == "weight_grad" else ceil_div(shape.rows, ROW_RUN), bins

@@ -32,12 +32,13 @@ import numpy as np
 from numba import cuda, types
 
 from ..errors import UnsupportedError
+from ..integers import ceil_div
 from . import slab
+from .schedule import GRID_LIMIT
 from .tiles import COMPLEX_BYTES, PAD, REGISTER_BUDGET, ProductConfig
 from .toolchain import COMPLEXES, Kernel, device_function, namedtuple_type
 
 i32, u32, i64 = np.int32, np.uint32, np.int64  # Numba makes int64 of int32 + int32: cut back what a loop carries
-GRID_LIMIT = 65535  # blocks along y and z
 
 
 class Shape(NamedTuple):
@@ -262,14 +263,14 @@ def grid(config: ProductConfig, rows: int, columns: int, bins: int, groups: int 
     >>> grid(TILES[1], 128, 384, 130)
     (6, 1, 130)
     """
-    return -(-columns // config.BN), -(-rows // config.BM), bins * groups
+    return ceil_div(columns, config.BN), ceil_div(rows, config.BM), bins * groups
 
 
 def launches(
     config: ProductConfig, rows: int, columns: int, bins: int, groups: int = 1
 ) -> Iterator[tuple[int, int, tuple[int, int, int]]]:
     """(first bin, bins, grid) of the launches that make up a product; pointers start first bin * pitch further on."""
-    down = -(-rows // config.BM)
+    down = ceil_div(rows, config.BM)
     if down > GRID_LIMIT:
         raise UnsupportedError(f"{rows} rows are {down} tiles of {config.BM}; a grid has at most {GRID_LIMIT} of them")
     if groups > GRID_LIMIT:

@@ -21,11 +21,12 @@ from typing import NamedTuple
 
 from ..errors import UnsupportedError
 from ..integers import bins, ceil_div, round_up
+from ..passes import PASSES
 
 LINE = 16  # complex values: 128 bytes
 LINE_BYTES = 8 * LINE
-MOST_BLOCKS = 65535  # of a grid along y and z
-MOST_WINDOWS = 16 * MOST_BLOCKS  # of a chunk: rows of a product in the smallest tiles
+GRID_LIMIT = 65535  # blocks along y and z
+MOST_WINDOWS = 16 * GRID_LIMIT  # of a chunk: rows of a product in the smallest tiles
 MOST_PLANES = 2**31  # of a launch: kernels count planes, and values within a bin, in 31 bits
 
 
@@ -82,8 +83,7 @@ class Multiply(NamedTuple):
     @property
     def extents(self) -> tuple[int, int, int]:
         """Rows, columns and depth of one product."""
-        m, c, k = self.windows, self.Cg, self.Kg
-        return {"forward": (m, k, c), "input_grad": (m, c, k), "weight_grad": (k, c, m)}[self.pass_name]
+        return PASSES[self.pass_name].extents(self.windows, self.Cg, self.Kg)
 
 
 class Inverse(NamedTuple):
@@ -129,8 +129,8 @@ class Work:
         for what, planes in (("channels", self.C), ("filters", self.K), ("planes of the weight", self.K * self.Cg)):
             if 2 * planes >= MOST_PLANES:
                 raise UnsupportedError(f"{planes:,} {what}: this version runs less than {MOST_PLANES // 2:,} on a GPU")
-        if self.groups > MOST_BLOCKS and self.Cg > 1:
-            said = f"{self.groups:,} groups of {self.Cg:,} channels: on a GPU this version runs at most {MOST_BLOCKS:,}"
+        if self.groups > GRID_LIMIT and self.Cg > 1:
+            said = f"{self.groups:,} groups of {self.Cg:,} channels: on a GPU this version runs at most {GRID_LIMIT:,}"
             raise UnsupportedError(f"{said}, and any number of groups of one channel")
 
 

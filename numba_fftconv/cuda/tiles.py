@@ -12,6 +12,8 @@ where rows and columns fill them; small ones waste less at ragged edges, and mak
 
 from dataclasses import dataclass
 
+from ..integers import ceil_div, round_up
+
 COMPLEX_BYTES = 8
 WARP = 32
 REGISTERS = 65536  # of a multiprocessor
@@ -129,8 +131,9 @@ def cost(config: ProductConfig, rows: int, columns: int, depth: int, bins: int, 
 
     The shorter of the two hides behind the longer but for a part of it.
     """
-    down, across, steps = -(-rows // config.BM), -(-columns // config.BN), -(-depth // config.BK) * config.BK
-    blocks = -(-down * across * bins // multiprocessors)  # of the busiest
+    down, across = ceil_div(rows, config.BM), ceil_div(columns, config.BN)
+    steps = round_up(depth, config.BK)
+    blocks = ceil_div(down * across * bins, multiprocessors)  # of the busiest
     warps = min(blocks, config.resident) * config.threads // WARP
     idle = max(1.0, WARPS_TO_FILL / warps)
     compute = blocks * config.BM * config.BN * steps / MULTIPLY_ADDS_A_CLOCK * idle / arithmetic_share(config)
