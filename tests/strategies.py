@@ -281,32 +281,33 @@ SINGLE = 3.0  # a lone sample may lie this many times further out than the root 
 
 
 def check_layer(
-    problem: Problem, plan: ConvPlan, layouts: tuple[str, str, str], record: Recorder, title: str,
-    put: Callable[[np.ndarray], Any] = np.asarray,
+    problem: Problem, plan: ConvPlan, layouts: tuple[str, ...], record: Recorder, title: str,
+    put: Callable[[np.ndarray, str], Any] = relaid, fetch: Callable[[Any], np.ndarray] = np.asarray,
 ) -> None:  # fmt: skip
     """The three passes through the public doors, every result written over poison, the inputs left as they were.
 
-    `put` makes of host memory an array where the plan runs, without a copy.
+    `layouts` are those of x, w, dy and, where there is a fourth, of the results; `put` makes an array of such a layout
+    where the plan runs, `fetch` brings one back.
     """
     a, bias = problem.arrays(), problem.bias()
-    lying = Arrays(*(relaid(b, layout) for b, layout in zip(a, layouts, strict=True)))
-    outs = {name: poisoned(problem, name) for name in PASSES}
-    x, w, dy = map(put, lying)
-    to, rest = {name: put(out) for name, out in outs.items()}, {**problem.options, "plan": plan}
+    x, w, dy = lying = Arrays(*(put(b, layout) for b, layout in zip(a, layouts, strict=False)))
+    added, result_layout = put(bias, "contiguous"), (*layouts, "contiguous")[3]
+    outs = {name: put(poisoned(problem, name), result_layout) for name in PASSES}
+    rest = {**problem.options, "plan": plan}
     got = {
-        "forward": conv2d(x, w, put(bias), **rest, out=to["forward"]),
-        "input_grad": conv2d_input_grad(problem.x_shape, w, dy, **rest, out=to["input_grad"]),
-        "weight_grad": conv2d_weight_grad(x, problem.w_shape, dy, **rest, out=to["weight_grad"]),
+        "forward": conv2d(x, w, added, **rest, out=outs["forward"]),
+        "input_grad": conv2d_input_grad(problem.x_shape, w, dy, **rest, out=outs["input_grad"]),
+        "weight_grad": conv2d_weight_grad(x, problem.w_shape, dy, **rest, out=outs["weight_grad"]),
     }
     want, size = problem.expected(a), problem.sizes(a, plan.fft_size)
     want["forward"] = want["forward"] + bias[:, None, None]
     for name in PASSES:
-        assert got[name] is to[name]
-        error = float(np.linalg.norm(outs[name] - want[name]))
+        assert got[name] is outs[name]
+        error = float(np.linalg.norm(fetch(outs[name]) - want[name]))
         least = 1.0 if name == "forward" else 0.0  # the size of the bias
         allowed = SINGLE * problem.tolerance(plan, name) * float(np.linalg.norm(np.maximum(size[name], least)))
         record(f"{name}, {title}", error / allowed, f"T = {plan.fft_size}, {problem}")
         assert error <= allowed, f"{name}: error {error:.3g}, allowed {allowed:.3g} with T = {plan.fft_size}"
     for name, before, after in zip(Arrays._fields, a, lying, strict=True):
-        assert np.array_equal(before, after), f"{name} was changed"
-    assert np.array_equal(bias, problem.bias())
+        assert np.array_equal(before, fetch(after)), f"{name} was changed"
+    assert np.array_equal(bias, fetch(added))

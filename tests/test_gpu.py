@@ -16,9 +16,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from on_gpu import DEVICE, LAYOUTS, NEEDED, assert_same, of_torch, passes, tensor, tensors, torch
-from strategies import PASSES, SINGLE, Arrays, Problem, Recorder, Scope, poisoned, problems
+from strategies import PASSES, Arrays, Problem, Recorder, Scope, check_layer, problems
 
-from numba_fftconv import conv2d, conv2d_input_grad, conv2d_weight_grad, plan_conv2d
+from numba_fftconv import plan_conv2d
 from numba_fftconv.cuda import call as cuda_call
 from numba_fftconv.cuda import cubins, driver, fft2d
 from numba_fftconv.cuda.driver import UNASKED_SHARED_BYTES, At, Launch
@@ -106,26 +106,8 @@ def test_every_length(T: int, record_worst: Recorder) -> None:
 @given(problem=problems(dtypes=("float32",), scope=SCOPE), layouts=st.tuples(*4 * [st.sampled_from(LAYOUTS)]))
 def test_drawn_layers(problem: Problem, layouts: tuple[str, ...], record_worst: Recorder) -> None:
     """By the doors, every operand and result lying as drawn, results over poison, operands left as they were."""
-    plan, a, bias = problem.plan(device="cuda"), problem.arrays(), problem.bias()
-    x, w, dy = (tensor(b, layout) for b, layout in zip(a, layouts, strict=False))
-    out = {name: tensor(poisoned(problem, name), layouts[3]) for name in PASSES}
-    rest = {**problem.options, "plan": plan}
-    got = {
-        "forward": conv2d(x, w, tensor(bias), **rest, out=out["forward"]),
-        "input_grad": conv2d_input_grad(problem.x_shape, w, dy, **rest, out=out["input_grad"]),
-        "weight_grad": conv2d_weight_grad(x, problem.w_shape, dy, **rest, out=out["weight_grad"]),
-    }
-    want, size = problem.expected(a), problem.sizes(a, plan.fft_size)
-    want["forward"] = want["forward"] + bias[:, None, None]
-    for name in PASSES:
-        assert got[name] is out[name]
-        error = float(np.linalg.norm(got[name].cpu().numpy() - want[name]))
-        least = 1.0 if name == "forward" else 0.0  # the size of the bias
-        allowed = SINGLE * problem.tolerance(plan, name) * float(np.linalg.norm(np.maximum(size[name], least)))
-        record_worst(f"{name}, GPU, drawn", error / allowed, f"T = {plan.fft_size}, {problem}")
-        assert error <= allowed, f"{name}: error {error:.3g}, allowed {allowed:.3g} with T = {plan.fft_size}"
-    for name, before, after in zip(Arrays._fields, a, (x, w, dy), strict=True):
-        assert np.array_equal(before, after.cpu().numpy()), f"{name} was changed"
+    plan = problem.plan(device="cuda")
+    check_layer(problem, plan, layouts, record_worst, "GPU, drawn", tensor, lambda held: held.cpu().numpy())
 
 
 def test_more_than_31_bits_of_samples() -> None:

@@ -71,7 +71,7 @@ CORNERS = [
 
 
 def check(problem: Problem, layouts: tuple[str, str, str], record: Recorder) -> None:
-    check_layer(problem, plan_of(problem), layouts, record, "CUDA", on_device)
+    check_layer(problem, plan_of(problem), layouts, record, "CUDA", lambda a, lay: on_device(relaid(a, lay)), fetched)
 
 
 @settings(max_examples=30)
