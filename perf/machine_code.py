@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 import time
 from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor
@@ -23,11 +22,8 @@ from pathlib import Path
 
 import machine
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
-
-from machine_code import CLASSES, count, read
-
 from numba_fftconv.cuda import fft2d
+from numba_fftconv.cuda.machine_code import CLASSES, count, read
 from numba_fftconv.cuda.pointwise import pointwise_kernel
 from numba_fftconv.cuda.product import FORMS, product_kernel
 from numba_fftconv.cuda.sums import sum_kernel
@@ -81,12 +77,12 @@ def figures(sm: int, name: str) -> Figures:
     """Compile a kernel and count."""
     kernel = kernels(sm)[name]
     code = read(kernel, divmod(sm, 10))
-    fp, integer = (count(code.instructions, "|".join(CLASSES[label])) for label in ("fp", "integer"))
-    total = len(code.instructions) - count(code.instructions, "NOP")
+    fp = count(code.instructions, "FADD|FMUL|FFMA")
+    integer = count(code.instructions, f"{CLASSES['integer']}|{CLASSES['convert']}")
     loop = code.loop if name.startswith("product") else []
     return Figures(
-        sm, name, kernel.threads, code.registers, code.stack, code.local, kernel.shared_bytes, fp, integer, total,
-        len(loop), count(loop, "FFMA"),
+        sm, name, kernel.threads, code.registers, code.stack, code.local, kernel.shared_bytes, fp, integer,
+        len(code.instructions), len(loop), count(loop, "FFMA"),
     )  # fmt: skip
 
 
