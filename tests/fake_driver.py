@@ -21,11 +21,10 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
-import ptx_machine
 import pytest
 from numpy.lib.array_utils import byte_bounds
 
-from numba_fftconv.cuda import cubins, driver
+from numba_fftconv.cuda import cubins, driver, ptx_machine
 
 real = pytest.importorskip("cuda.bindings.driver")
 E = real.CUresult
@@ -299,18 +298,17 @@ class FakeDriver:
             return (E.CUDA_ERROR_INVALID_VALUE,)
         if shared > kernel.shared_bytes.get(device, UNASKED_SHARED_BYTES):
             return (E.CUDA_ERROR_INVALID_VALUE,)
-        kinds = [kind for kind, _ in kernel.program.parameters]
-        places = (ctypes.c_uint64 * len(kinds)).from_address(parameters)
-        values = [
-            int.from_bytes(ctypes.string_at(place, np.dtype(kind).itemsize), "little")
-            for place, kind in zip(places, kinds, strict=True)
-        ]
+        program = kernel.program
+        places = (ctypes.c_uint64 * len(program.parameters)).from_address(parameters)
+        packed = np.zeros(program.parameter_bytes, np.uint8)
+        for place, (_, offset, size, _) in zip(places, program.parameters, strict=True):
+            packed[offset : offset + size] = list(ctypes.string_at(place, size))
         self.log.append(Event("launch", (kernel.symbol, grid, stream)))
         self._fault = ""
         memory = Mapped([region for region in self.regions if region.device == device])
         try:
-            ptx_machine.execute(kernel.program, grid, bx, shared, memory, values)
-        except (IndexError, ValueError) as error:
+            ptx_machine.execute(program, grid, bx, shared, memory, packed)
+        except (ptx_machine.AccessError, ptx_machine.AlignmentError) as error:
             self._fault = str(error)
             kind = E.CUDA_ERROR_ILLEGAL_ADDRESS if isinstance(error, IndexError) else E.CUDA_ERROR_MISALIGNED_ADDRESS
             return (kind,)

@@ -16,9 +16,9 @@ from numba_fftconv.cuda.toolchain import Kernel, is_numba_cuda
 
 if is_numba_cuda():
     import device_examples
-    import ptx_machine
 
     from numba_fftconv import device
+    from numba_fftconv.cuda import ptx_machine
 
 TAKES = {"conv_bias_gelu": (4, 4, 1, 4, types.int64), "power_spectrum": (4, 3, types.float32)}  # axes of arrays
 
@@ -111,31 +111,9 @@ def launch(kernel: Any, grid: tuple[int, int, int], arguments: tuple[Any, ...]) 
     ptx_machine.run(example(kernel.py_func.__name__), grid, tuple(flat(argument) for argument in arguments))
 
 
-@pytest.fixture
-def machine_with_erf(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The instructions that erf takes besides arithmetic."""
-    known = ptx_machine.Block.result
-
-    def result(block: Any, op: list[str], arguments: list[str]) -> np.ndarray:
-        values = [block.get(name, np.float32) for name in arguments[1:]] if op[-1] == "f32" else []
-        match op[0]:
-            case "abs":
-                return np.abs(values[0])
-            case "ex2":
-                return np.exp2(values[0])
-            case "copysign":
-                return np.copysign(values[1], values[0])
-            case _:
-                return known(block, op, arguments)
-
-    monkeypatch.setattr(ptx_machine.Block, "result", result)
-
-
 @compiles
 @pytest.mark.parametrize("N, C, K, plane, taps", [(1, 1, 3, (16, 12), (1, 1)), (2, 9, 9, (13, 17), (4, 3))])
-def test_conv_bias_gelu(
-    N: int, C: int, K: int, plane: tuple[int, int], taps: tuple[int, int], machine_with_erf: None
-) -> None:
+def test_conv_bias_gelu(N: int, C: int, K: int, plane: tuple[int, int], taps: tuple[int, int]) -> None:
     device_examples.check_conv_bias_gelu(launch, N, C, K, plane, taps)
 
 

@@ -8,12 +8,11 @@ from multiprocessing import get_context
 from typing import Any
 
 import numpy as np
-import ptx_machine
 import pytest
 from machine_code import Report, compiles, reads_code, report, table
 from transform_problem import Pointer, Problem, check_inverse, check_transform
 
-from numba_fftconv.cuda import fft2d
+from numba_fftconv.cuda import fft2d, ptx_machine
 from numba_fftconv.cuda.toolchain import Kernel
 from numba_fftconv.geometry import PlaneMap
 from numba_fftconv.integers import bin_order, bins, first_bin

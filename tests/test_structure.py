@@ -14,7 +14,7 @@ PACKAGE = "numba_fftconv"
 ROOT = Path(numba_fftconv.__file__).parent
 # A module imports from the layers below its own and, within its layer, from the modules named after it.
 LAYERS = [
-    ["__main__", "demo", "tiny", "scene"],
+    ["__main__", "demo", "tiny", "scene", "inspect_page", "inspect"],
     [""],
     ["api", "stages"],
     ["plan"],
@@ -26,11 +26,14 @@ LAYERS = [
     ["cpu.threads", "cpu.worker", "cpu.program", "cpu.schedule"],
     ["cpu.product", "cpu.fft2d", "cpu.butterfly", "cpu.vector", "cpu"],
     ["cuda.arrays", "cuda.simulator"],
+    ["cuda.banks", "cuda.occupancy", "cuda.machine_code"],
+    ["cuda.ptx_machine", "cuda.ptx_machine.launch", "cuda.ptx_machine.block"],
+    ["cuda.ptx_machine.table", "cuda.ptx_machine.races", "cuda.ptx_machine.memory", "cuda.ptx_machine.program"],
     ["cuda.driver", "cuda.libraries"],
     ["cuda.cubins", "cuda.fft2d", "cuda.pointwise", "cuda.product", "cuda.sums", "cuda.schedule"],
     ["cuda.slab", "cuda.rows", "cuda.tiles", "cuda.planes", "cuda.butterfly", "cuda.intrinsics"],
     ["cuda.memory", "cuda.toolchain", "cuda"],
-    ["cache", "passes", "errors", "integers"],
+    ["cache", "passes", "errors", "integers", "gpus"],
 ]
 ORDER = [name for layer in LAYERS for name in layer]
 FRAMEWORKS = {"torch", "scipy", "matplotlib", "cupy", "jax", "dask", "PIL"}

@@ -63,8 +63,8 @@ def namedtuple_type(fields: type[tuple], element: Any) -> Any:
     return types.NamedUniTuple(element, len(fields._fields), fields)  # type: ignore[attr-defined]
 
 
-def build(kernel: Kernel, architecture: Architecture) -> Binary:
-    """Compile a kernel for an architecture."""
+def build(kernel: Kernel, architecture: Architecture, lines: bool = False) -> Binary:
+    """Compile a kernel for an architecture; with `lines` PTX says of which line of the kernel an instruction is."""
     with no_collections(), _as_if_on(architecture):
         ptx, _ = cuda.compile(
             kernel.function,
@@ -74,6 +74,7 @@ def build(kernel: Kernel, architecture: Architecture) -> Binary:
             abi="numba",
             output="ptx",
             launch_bounds=(kernel.threads, kernel.least_blocks),
+            lineinfo=lines,
         )
     if kernel.most_registers:  # which Numba says to the linker alone, and that does not listen beside launch bounds
         ptx = ptx.replace(f".minnctapersm {kernel.least_blocks}", f".maxnreg {kernel.most_registers}")

@@ -1,0 +1,122 @@
+"""A launch on the machine: arguments become parameters and memory, blocks run in turn, arrays get what they stored."""
+
+from collections.abc import Iterable, Sequence
+from functools import cache
+from itertools import product
+from typing import Any
+
+import numpy as np
+
+from ..toolchain import Kernel, build
+from .block import Addressed, Block, Launch, Observer, refuse_unknown
+from .memory import Memory, Rows
+from .program import MachineError, Program
+
+ARCHITECTURE = (9, 0)
+
+
+def execute(
+    program: Program,
+    grid: Sequence[int],
+    threads: int | Sequence[int],
+    shared_bytes: int,
+    memory: Addressed,
+    parameters: np.ndarray,
+    blocks: Iterable[Sequence[int]] | None = None,
+    observer: Observer | None = None,
+) -> None:
+    """Run blocks of a kernel, all of the grid by default, on its parameters as bytes."""
+    refuse_unknown(program)
+    shape = (threads, 1, 1) if isinstance(threads, int) else threads
+    if blocks is None:
+        blocks = ((x, y, z) for z, y, x in product(*map(range, reversed(grid))))
+    launch = Launch(program, grid, shape, shared_bytes, memory, parameters, observer or Observer())
+    with np.errstate(all="ignore"):
+        for place in blocks:
+            Block(launch, place).run()
+
+
+def pack(program: Program, arguments: Iterable[Any]) -> np.ndarray:
+    """The parameters as bytes. A tuple is one struct, or as many parameters as it has fields; floats are float32."""
+    packed, parameters = np.zeros(program.parameter_bytes, np.uint8), iter(program.parameters)
+    for argument in arguments:
+        fields = argument if isinstance(argument, tuple) else (argument,)
+        parameter = next(parameters)
+        if parameter.is_struct:
+            size = parameter.size // len(fields)
+            places = [(parameter.offset + i * size, size) for i in range(len(fields))]
+        else:
+            places = [(each.offset, each.size) for each in (parameter, *(next(parameters) for _ in fields[1:]))]
+        for field, (offset, size) in zip(fields, places, strict=True):
+            real = isinstance(field, float | np.floating)
+            bits = int(np.float32(field).view(np.uint32)) if real else int(field or 0)
+            packed[offset : offset + size] = list((bits % 2 ** (8 * size)).to_bytes(size, "little"))
+    if left := list(parameters):
+        raise ValueError(f"{len(left)} of {len(program.parameters)} parameters got no argument")
+    return packed
+
+
+@cache
+def program_of(ptx: str) -> Program:
+    """The one kernel of a module."""
+    return Program(ptx)
+
+
+@cache
+def ptx_of(kernel: Kernel, lines: bool = False) -> str:
+    """What is run: the code for sm_90, which may know its lines."""
+    return build(kernel, ARCHITECTURE, lines).ptx
+
+
+def run(
+    kernel: Kernel,
+    grid: Sequence[int],
+    arguments: Sequence[Any],
+    ptx: str | None = None,
+    *,
+    blocks: Sequence[Sequence[int]] | None = None,
+    observer: Observer | None = None,
+) -> None:
+    """Run a kernel, or `ptx` in its place, and leave in the arrays what it stored.
+
+    Parameters
+    ----------
+    arguments : NumPy arrays, C-contiguous, and Rows, which are pointers to themselves; None, the null pointer; numbers,
+        floats as float32; tuples of numbers, passed field by field or as a struct, as the program has it.
+    blocks : which to run, as (x, y, z); all of the grid by default.
+
+    Raises
+    ------
+    MachineError and its kinds, before anything is written to the arrays. What ships does not know its lines: an error
+    is met again with them by a second run, of a build that does.
+    """
+
+    def launch(text: str) -> Memory:
+        memory = Memory([x for x in _flat(arguments) if isinstance(x, np.ndarray | Rows)])
+        addresses = iter(memory.addresses)
+
+        def bits(x: Any) -> Any:
+            if isinstance(x, tuple) and not isinstance(x, Rows):
+                return tuple(map(bits, x))
+            return next(addresses) if isinstance(x, np.ndarray | Rows) else x
+
+        program = program_of(text)
+        packed = pack(program, map(bits, arguments))
+        execute(program, grid, kernel.threads, kernel.shared_bytes, memory, packed, blocks, observer)
+        return memory
+
+    if ptx is not None:
+        launch(ptx).write_back()
+        return
+    try:
+        memory = launch(ptx_of(kernel))
+    except MachineError:
+        launch(ptx_of(kernel, lines=True))
+        raise  # what the build with lines does not meet
+    memory.write_back()
+
+
+def _flat(arguments: Iterable[Any]) -> list[Any]:
+    """Arguments, and in the place of tuples their fields."""
+    nested = [x if isinstance(x, tuple) and not isinstance(x, Rows) else (x,) for x in arguments]
+    return [field for fields in nested for field in fields]
