@@ -33,7 +33,8 @@ LAYERS = [
     ["cuda.cubins", "cuda.fft2d", "cuda.pointwise", "cuda.product", "cuda.sums", "cuda.schedule"],
     ["cuda.slab", "cuda.rows", "cuda.tiles", "cuda.planes", "cuda.butterfly", "cuda.intrinsics"],
     ["cuda.memory", "cuda.toolchain", "cuda"],
-    ["cache", "passes", "errors", "integers", "gpus"],
+    ["gpus"],
+    ["cache", "passes", "errors", "integers"],
 ]
 ORDER = [name for layer in LAYERS for name in layer]
 FRAMEWORKS = {"torch", "scipy", "matplotlib", "cupy", "jax", "dask", "PIL"}

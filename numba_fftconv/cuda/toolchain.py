@@ -63,8 +63,15 @@ def namedtuple_type(fields: type[tuple], element: Any) -> Any:
     return types.NamedUniTuple(element, len(fields._fields), fields)  # type: ignore[attr-defined]
 
 
-def build(kernel: Kernel, architecture: Architecture, lines: bool = False) -> Binary:
-    """Compile a kernel for an architecture; with `lines` PTX says of which line of the kernel an instruction is."""
+def build(kernel: Kernel, architecture: Architecture) -> Binary:
+    """Compile a kernel for an architecture."""
+    ptx = compile_ptx(kernel, architecture)
+    symbol = next(line for line in ptx.splitlines() if ".entry" in line).split(".entry")[1].strip(" (\t")
+    return Binary(symbol, link(ptx, architecture), ptx)
+
+
+def compile_ptx(kernel: Kernel, architecture: Architecture, lines: bool = False) -> str:
+    """The PTX of a kernel; with `lines` it says of which line of the kernel each instruction is."""
     with no_collections(), _as_if_on(architecture):
         ptx, _ = cuda.compile(
             kernel.function,
@@ -78,17 +85,17 @@ def build(kernel: Kernel, architecture: Architecture, lines: bool = False) -> Bi
         )
     if kernel.most_registers:  # which Numba says to the linker alone, and that does not listen beside launch bounds
         ptx = ptx.replace(f".minnctapersm {kernel.least_blocks}", f".maxnreg {kernel.most_registers}")
-    symbol = next(line for line in ptx.splitlines() if ".entry" in line).split(".entry")[1].strip(" (\t")
-    return Binary(symbol, _link(ptx.encode(), architecture), ptx)
+    return ptx
 
 
-def _link(ptx: bytes, architecture: Architecture) -> bytes:
+def link(ptx: str, architecture: Architecture) -> bytes:
     """The cubin of a PTX module, by nvJitLink: the driver's own compiler may be older than NVVM's PTX."""
     from cuda.bindings import nvjitlink
 
+    text = ptx.encode()
     handle = nvjitlink.create(1, [f"-arch=sm_{architecture[0]}{architecture[1]}"])
     try:
-        nvjitlink.add_data(handle, nvjitlink.InputType.PTX, ptx, len(ptx), "kernel")
+        nvjitlink.add_data(handle, nvjitlink.InputType.PTX, text, len(text), "kernel")
         nvjitlink.complete(handle)
         cubin = bytearray(nvjitlink.get_linked_cubin_size(handle))
         nvjitlink.get_linked_cubin(handle, cubin)

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ..toolchain import Kernel, build
+from ..toolchain import Kernel, compile_ptx
 from .block import Addressed, Block, Launch, Observer, refuse_unknown
 from .memory import Memory, Rows
 from .program import MachineError, Program
@@ -65,7 +65,7 @@ def program_of(ptx: str) -> Program:
 @cache
 def ptx_of(kernel: Kernel, lines: bool = False) -> str:
     """What is run: the code for sm_90, which may know its lines."""
-    return build(kernel, ARCHITECTURE, lines).ptx
+    return compile_ptx(kernel, ARCHITECTURE, lines)
 
 
 def run(
