@@ -1,22 +1,24 @@
 // The discrete Fourier transform of a short column in a thread's registers.
 //
-//     Z[k] = sum over j of z[j] e^(SIGN 2 pi i j k / N),   N a power of two
+//     Z[k] = sum over j of z[j] e^(SIGN 2 pi i j k / N),   0 <= k < N, a power of two
 //
 // The textbook's recursion: transforms of the even and of the odd elements, joined by N/2 butterflies
 //
 //     Z[k], Z[k + N/2] = u + w v, u - w v,    u = even[k], v = odd[k], w = e^(SIGN 2 pi i k / N)
 //
-// All of it is unrolled, so the elements are registers, and their order is no instruction.
+// All of it is unrolled, so that elements are registers and their order is no instruction.
 //
-// Costs: a butterfly is six FFMA. w v = c (1 + i t) v, where c = cos and t = tan of the angle; v (1 + i t) takes two, and
-// c times its parts is added to u and subtracted from it by four. Where the tangent is beyond 1, sine and cotangent do
-// the same. N = 16: 148 instructions, N = 32: 388, N = 64: 964, since butterflies with w = 1 and w = -+i take four.
+// Costs: a butterfly is six FFMA. With c the cosine and t the tangent of the angle, w v = c (1 + i t) v: two make
+// (1 + i t) v, four add c times its parts to u and subtract them. Where the tangent exceeds 1, sine and cotangent do
+// the same. Butterflies with w = 1 or w = +-i are four additions. N = 16 takes 148 instructions, 32 388, 64 964.
+//
+// Example: N = 8 joins two transforms of 4; of its butterflies one has w = 1, one w = -i, and two are six FFMA each.
 #pragma once
 
 __device__ __forceinline__ float2 operator+(float2 a, float2 b) { return {a.x + b.x, a.y + b.y}; }
 __device__ __forceinline__ float2 operator-(float2 a, float2 b) { return {a.x - b.x, a.y - b.y}; }
 
-// ---- twiddles, while compiling ---------------------------------------------------------------------------------------
+// ---- twiddles, while compiling --------------------------------------------------------------------------------------
 
 // The sine of 2 pi * turns, |turns| <= 1/2, by Taylor's series: to the last bits of a double.
 constexpr __host__ __device__ double sine(double turns) {
@@ -37,12 +39,11 @@ struct Twiddle {
     static constexpr float greater = float(wide ? re : im), ratio = float(wide ? im / re : re / im);
 };
 
-// ---- the transform ---------------------------------------------------------------------------------------------------
+// ---- the transform --------------------------------------------------------------------------------------------------
 
 // Butterflies K, K + 1, ... of the last step of a transform of length N.
 template <int N, int SIGN, int K = 0>
 __device__ __forceinline__ void butterflies(float2 *Z) {
-    using w = Twiddle<N, SIGN, K>;
     const float2 u = Z[K], v = Z[K + N / 2];
     if constexpr (K == 0) {
         Z[K] = u + v;
@@ -51,8 +52,9 @@ __device__ __forceinline__ void butterflies(float2 *Z) {
         Z[K] = {u.x - SIGN * v.y, u.y + SIGN * v.x};
         Z[K + N / 2] = {u.x + SIGN * v.y, u.y - SIGN * v.x};
     } else {
-        constexpr float c = w::greater, t = w::ratio;
-        const float2 turned = w::wide ? float2{v.x - t * v.y, v.y + t * v.x} : float2{t * v.x - v.y, t * v.y + v.x};
+        using W = Twiddle<N, SIGN, K>;
+        constexpr float c = W::greater, t = W::ratio;
+        const float2 turned = W::wide ? float2{v.x - t * v.y, v.y + t * v.x} : float2{t * v.x - v.y, t * v.y + v.x};
         Z[K] = {u.x + c * turned.x, u.y + c * turned.y};
         Z[K + N / 2] = {u.x - c * turned.x, u.y - c * turned.y};
     }

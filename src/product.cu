@@ -1,18 +1,22 @@
 // The multiply stage: one complex matrix product a bin and group, Y[f] = op(A[f]) op(B[f]) / 2, or that added to Y.
 //
 //     A is rows x depth, B is depth x columns, Y is rows x columns; op conjugates or does nothing.
-//     An operand is k-major if the depth runs along its rows in memory, else its rows or columns do.
+//     An operand is k-major where the depth runs along its rows in memory; else its rows, or columns, do.
 //
 // Spectra are stored doubled, so their product is halved; where Y is added to, sums start from 2*Y, which is exact.
 //
 // Mapping: blockIdx.x counts tiles of BN columns, y of BM rows, z bins times groups, groups fastest. A block has
-// BM*BN / (TM*TN) threads; a thread keeps TM x TN sums in registers. Slabs of BK steps of both operands come by cp.async
-// into a ring of STAGES in shared memory: one is multiplied while the others are on their way. Lanes of a warp form a
-// rectangle of 8 x 4 threads (4 x 8 where the block is narrow) along a Z-curve, and the elements of a thread lie as far
-// apart as there are threads, so eight lanes that are served at once read at most four addresses 16 bytes apart.
+// BM*BN / (TM*TN) threads; a thread keeps TM x TN sums in registers. Slabs of BK steps of both operands come by
+// cp.async into a ring of STAGES in shared memory: one is multiplied while the others are on their way. Lanes of a warp
+// form a rectangle of 8 x 4 threads (4 x 8 where the block is narrow) along a Z-curve, and the elements of a thread lie
+// as far apart as there are threads: eight lanes that are served at once read at most four addresses of an operand, on
+// different banks.
 //
-// Costs of a thread for a slab: 4*TM*TN*BK FFMA, (TM + TN)*BK/2 loads of 16 bytes, one barrier. Of a bin: 8*rows*columns*
-// depth flops, and 8 bytes for each value of A, B and Y.
+// Costs of a thread and slab: 4*TM*TN*BK FFMA, (TM + TN)*BK/2 loads of 16 bytes, one barrier. Costs of a bin:
+// 8*rows*columns*depth flops, and 8 bytes for each value of A, B and Y.
+//
+// Example: tiles of 64 x 64, thread tiles of 8 x 4: 128 threads, 16 across and 8 down. For a slab of 8 steps a thread
+// makes 1024 FFMA and 48 loads, and copies 16 bytes four times.
 //
 // Source of the scheme: CUTLASS, Efficient GEMM in CUDA (docs/efficient_gemm), multistage SIMT.
 
@@ -26,18 +30,19 @@ struct Pitches {  // from a bin to the next
     long long a, b, y;
 };
 
-static_assert(sizeof(Shape) == 32 && alignof(Shape) == 4, "eight integers of 32 bits");
-static_assert(sizeof(Pitches) == 24 && alignof(Pitches) == 8, "three integers of 64 bits");
+static_assert(sizeof(Shape) == 8 * sizeof(int) && alignof(Shape) == 4, "fields lie one behind the other");
+static_assert(sizeof(Pitches) == 3 * sizeof(long long) && alignof(Pitches) == 8, "fields lie one behind the other");
 
-// ---- asynchronous copies ---------------------------------------------------------------------------------------------
+// ---- asynchronous copies --------------------------------------------------------------------------------------------
 
-// VEC complex values to shared memory, or zeros; data does not pass through registers.
+// VEC complex values to an address in shared memory, or zeros; data does not pass through registers.
 template <int VEC>
 __device__ __forceinline__ void copy_async(unsigned to, const float2 *from, bool wanted) {
+    const int bytes = wanted ? VEC * sizeof(float2) : 0;
     if constexpr (VEC == 2)
-        asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "r"(wanted ? 16 : 0) : "memory");
+        asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "r"(bytes) : "memory");
     else
-        asm volatile("cp.async.ca.shared.global [%0], [%1], 8, %2;" ::"r"(to), "l"(from), "r"(wanted ? 8 : 0) : "memory");
+        asm volatile("cp.async.ca.shared.global [%0], [%1], 8, %2;" ::"r"(to), "l"(from), "r"(bytes) : "memory");
 }
 
 __device__ __forceinline__ void commit_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
@@ -47,14 +52,14 @@ __device__ __forceinline__ void wait_copies() {
     asm volatile("cp.async.wait_group %0;" ::"n"(PENDING) : "memory");
 }
 
-// ---- an operand ------------------------------------------------------------------------------------------------------
+// ---- an operand -----------------------------------------------------------------------------------------------------
 
-// EXTENT rows of A, or columns of B, that a block owns, of which each of COUNT threads owns OWN.
+// EXTENT rows of A, or columns of B, are a block's; each of COUNT threads along them owns OWN.
 template <int EXTENT, int OWN, int BK, bool KMAJOR, int VEC, int THREADS>
 struct Operand {
     static constexpr int COUNT = EXTENT / OWN;
     // A slab in shared memory lies as the operand does in global memory: [EXTENT][BK] or [BK][EXTENT]. Rows along k are
-    // an odd number of 16 bytes, so eight neighbours of them begin in different banks.
+    // an odd number of 16 bytes, so that eight neighbours of them begin in different banks.
     static constexpr int ROWS = KMAJOR ? EXTENT : BK, RUN = KMAJOR ? BK : EXTENT;
     static constexpr int PITCH = KMAJOR ? BK + 2 : EXTENT;
     static constexpr int SIZE = ROWS * PITCH;
@@ -62,19 +67,19 @@ struct Operand {
     static constexpr int DOWN = THREADS / (RUN / VEC), ROUNDS = ROWS / DOWN;
     static_assert(THREADS % (RUN / VEC) == 0 && ROWS % DOWN == 0, "rounds are whole");
 
-    const float2 *from;  // what this thread copies first, of the slab that comes next
-    int row, run;  // where in the slab that lies
-    int extent, ld;  // rows or columns left from the first of this block; values from a row to the next
+    const int row, run;  // where in a slab this thread copies first
+    const int extent, ld;  // rows or columns from the first of this block on; values from a row to the next
+    const float2 *from;  // what it copies there, of the slab that comes next
 
     __device__ __forceinline__ Operand(const float2 *base, int first, int extent, int ld)
-        : row(threadIdx.x / (RUN / VEC)), run(threadIdx.x % (RUN / VEC) * VEC), extent(extent - first), ld(ld) {
-        from = base + (KMAJOR ? (first + row) * ld + run : row * ld + first + run);
-    }
+        : row(threadIdx.x / (RUN / VEC)), run(threadIdx.x % (RUN / VEC) * VEC), extent(extent - first), ld(ld),
+          from(base + (KMAJOR ? (first + row) * ld + run : row * ld + first + run)) {}
 
-    // Starts to copy the next slab, of which `left` steps lie within the depth; zeros stand for all that is outside.
-    __device__ __forceinline__ void fetch(float2 *slab, int left) {
+    // Starts to copy the next slab to an address in shared memory. `left` of its steps lie within the depth; zeros
+    // stand for all that is outside.
+    __device__ __forceinline__ void fetch(unsigned slab, int left) {
         const int rows = (KMAJOR ? run < left : run < extent) ? (KMAJOR ? extent : left) - row : 0;
-        const unsigned to = unsigned(__cvta_generic_to_shared(slab + row * PITCH + run));
+        const unsigned to = slab + (row * PITCH + run) * sizeof(float2);
         const float2 *here = from;
 #pragma unroll
         for (int round = 0; round < ROUNDS; ++round, here += DOWN * (long long)ld)
@@ -85,28 +90,22 @@ struct Operand {
     // Element i of thread t: threads apart, or in pairs of neighbours where 16 bytes are two of them.
     static constexpr __host__ __device__ int element(int i) { return KMAJOR ? i * COUNT : i / 2 * 2 * COUNT + i % 2; }
     static __device__ __forceinline__ int first_element(int t) { return KMAJOR ? t : 2 * t; }
-    static __device__ __forceinline__ int first_value(int t) { return KMAJOR ? t * PITCH : 2 * t; }
+    static __device__ __forceinline__ int first_value(int t) { return KMAJOR ? t * PITCH : 2 * t; }  // in a slab
 
-    // A thread's elements at steps k and k + 1.
+    // A thread's elements at steps k and k + 1, of a slab that begins with its own first value.
     static __device__ __forceinline__ void load(float2 (&of)[2][OWN], const float2 *slab, int k) {
-        if constexpr (KMAJOR) {
 #pragma unroll
-            for (int i = 0; i < OWN; ++i) {
-                const float4 v = *reinterpret_cast<const float4 *>(slab + element(i) * PITCH + k);
-                of[0][i] = {v.x, v.y}, of[1][i] = {v.z, v.w};
-            }
-        } else {
-#pragma unroll
-            for (int i = 0; i < 2 * OWN; i += 2) {
-                const int step = i / OWN, e = i % OWN;
-                const float4 v = *reinterpret_cast<const float4 *>(slab + (k + step) * PITCH + element(e));
-                of[step][e] = {v.x, v.y}, of[step][e + 1] = {v.z, v.w};
-            }
+        for (int i = 0; i < OWN; ++i) {
+            const int step = i % 2, e = i - step;  // where a load is two elements, of one step
+            const float2 *at = KMAJOR ? slab + element(i) * PITCH + k : slab + (k + step) * PITCH + element(e);
+            const float4 v = *reinterpret_cast<const float4 *>(at);
+            (KMAJOR ? of[0][i] : of[step][e]) = {v.x, v.y};
+            (KMAJOR ? of[1][i] : of[step][e + 1]) = {v.z, v.w};
         }
     }
 };
 
-// ---- the kernel ------------------------------------------------------------------------------------------------------
+// ---- the kernel -----------------------------------------------------------------------------------------------------
 
 template <bool CONJ_A, bool CONJ_B>
 __device__ __forceinline__ void multiply_add(float2 &sum, float2 a, float2 b) {
@@ -124,22 +123,25 @@ __device__ __forceinline__ void multiply_add(float2 &sum, float2 a, float2 b) {
 template <int BM, int BN, int TM, int TN, int BK, int STAGES, bool A_KMAJOR, bool B_KMAJOR, bool CONJ_A, bool CONJ_B,
           int VEC, int BLOCKS>
 __global__ void __launch_bounds__(BM *BN / (TM * TN), BLOCKS)
-    product(const float2 *__restrict__ gA, const float2 *__restrict__ gB, float2 *__restrict__ gY, Shape shape, Pitches pitches) {
+    product(const float2 *__restrict__ gA, const float2 *__restrict__ gB, float2 *__restrict__ gY, Shape shape,
+            Pitches pitches) {
     constexpr int THREADS = BM * BN / (TM * TN);
     using A = Operand<BM, TM, BK, A_KMAJOR, VEC, THREADS>;
     using B = Operand<BN, TN, BK, B_KMAJOR, VEC, THREADS>;
     constexpr int SLAB = A::SIZE + B::SIZE;
+    constexpr int PAIRED = VEC == 2 && !B_KMAJOR ? 2 : 1;  // columns that are stored together
     extern __shared__ float4 shared[];
     float2 *ring = reinterpret_cast<float2 *>(shared);
 
     // Bin and group; where they begin takes 64 bits, the rest of the way 32 are enough.
-    const unsigned f = blockIdx.z / unsigned(shape.groups);
-    const long long group = blockIdx.z % unsigned(shape.groups);
-    const float2 *const bin_a = gA + f * pitches.a + group * (A_KMAJOR ? shape.depth : shape.rows);
-    const float2 *const bin_b =
-        gB + f * pitches.b +
-        group * (B_KMAJOR ? shape.columns * (long long)shape.ldb : A_KMAJOR ? shape.depth * (long long)shape.ldb : shape.columns);
-    float2 *const bin_y = gY + f * pitches.y + group * (A_KMAJOR ? shape.columns : shape.rows * (long long)shape.ldy);
+    const unsigned f = blockIdx.z / unsigned(shape.groups), group = blockIdx.z % unsigned(shape.groups);
+    const long long group_a = A_KMAJOR ? shape.depth : shape.rows;
+    const long long group_b = B_KMAJOR ? shape.columns * (long long)shape.ldb
+                              : A_KMAJOR ? shape.depth * (long long)shape.ldb : shape.columns;
+    const long long group_y = A_KMAJOR ? shape.columns : shape.rows * (long long)shape.ldy;
+    const float2 *const bin_a = gA + f * pitches.a + group * group_a;
+    const float2 *const bin_b = gB + f * pitches.b + group * group_b;
+    float2 *const bin_y = gY + f * pitches.y + group * group_y;
 
     // Which sums are this thread's: warps row by row, their lanes along a Z-curve.
     constexpr int LANES = B::COUNT % 8 ? 4 : 8;
@@ -151,11 +153,12 @@ __global__ void __launch_bounds__(BM *BN / (TM * TN), BLOCKS)
     A a(bin_a, blockIdx.y * BM, shape.rows, shape.lda);
     B b(bin_b, blockIdx.x * BN, shape.columns, shape.ldb);
     int left = shape.depth;  // steps that have not been asked for
+    const unsigned ring_address = unsigned(__cvta_generic_to_shared(ring));
     int fill = 0, use = 0;  // slabs of the ring, in values
     const auto fetch = [&] {
         if (left > 0) {
-            a.fetch(ring + fill, left);
-            b.fetch(ring + fill + A::SIZE, left);
+            a.fetch(ring_address + fill * sizeof(float2), left);
+            b.fetch(ring_address + (fill + A::SIZE) * sizeof(float2), left);
         }
         commit_copies();  // an empty group counts as well
         left -= BK;
@@ -202,19 +205,16 @@ __global__ void __launch_bounds__(BM *BN / (TM * TN), BLOCKS)
 #pragma unroll
     for (int i = 0; i < TM; ++i) {
         const int row = m + A::element(i);
-        if (row < shape.rows) {
-            float2 *const to = bin_y + row * shape.ldy;
+        float2 *const to = bin_y + row * shape.ldy + n;
 #pragma unroll
-            for (int j = 0; j < TN; ++j) {
-                const int column = n + B::element(j);
-                const float2 half = {0.5f * sum[i][j].x, 0.5f * sum[i][j].y};
-                if (column >= shape.columns) continue;
-                if constexpr (VEC == 2 && !B_KMAJOR) {  // pairs are inside or outside as a whole
-                    if (j % 2 == 0)
-                        *reinterpret_cast<float4 *>(to + column) = {half.x, half.y, 0.5f * sum[i][j + 1].x, 0.5f * sum[i][j + 1].y};
-                } else {
-                    to[column] = half;
-                }
+        for (int j = 0; j < TN; j += PAIRED) {
+            const bool inside = row < shape.rows && n + B::element(j) < shape.columns;
+            const float2 half = {0.5f * sum[i][j].x, 0.5f * sum[i][j].y};
+            if constexpr (PAIRED == 2) {  // both are inside, or both outside
+                const float2 next = {0.5f * sum[i][j + 1].x, 0.5f * sum[i][j + 1].y};
+                if (inside) *reinterpret_cast<float4 *>(to + B::element(j)) = {half.x, half.y, next.x, next.y};
+            } else {
+                if (inside) to[B::element(j)] = half;
             }
         }
     }
