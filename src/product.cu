@@ -99,8 +99,9 @@ struct Operand {
             const int step = i % 2, e = i - step;  // where a load is two elements, of one step
             const float2 *at = KMAJOR ? slab + element(i) * PITCH + k : slab + (k + step) * PITCH + element(e);
             const float4 v = *reinterpret_cast<const float4 *>(at);
-            (KMAJOR ? of[0][i] : of[step][e]) = {v.x, v.y};
-            (KMAJOR ? of[1][i] : of[step][e + 1]) = {v.z, v.w};
+            float2 &first = KMAJOR ? of[0][i] : of[step][e], &second = KMAJOR ? of[1][i] : of[step][e + 1];
+            first = {v.x, v.y};
+            second = {v.z, v.w};
         }
     }
 };
