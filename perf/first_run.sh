@@ -9,8 +9,8 @@
 #     perf/first_run.sh -l               the steps, with their limits in seconds
 #
 # A folder (-o, or OUT, or first_run) receives what each step says in a file of its name, results, and summary.txt. A
-# step that fails, or is stopped at its limit, does not keep the next from running; what lacks a GPU or a tool is skipped
-# and says so. Exit code 1 if a step failed. PYTHON names the interpreter (python3).
+# step that fails, or is stopped at its limit, does not keep the next from running; one that lacks a GPU or a tool is
+# skipped and says so. Exit code 1 if a step failed. PYTHON names the interpreter (python3).
 #
 # shellcheck disable=SC2329  # steps are called by their names
 set -uo pipefail
@@ -26,7 +26,9 @@ declare -A LIMITS=(
     [versus]=110 [bench]=260 [scaling]=130 [profile]=70
 )
 ORDER=(versions tests memcheck racecheck initcheck versus bench scaling profile)
-declare -A GROUPS_OF=([sanitize]="memcheck racecheck initcheck" [speed]="versus bench scaling profile" [all]="${ORDER[*]}")
+declare -A GROUPS_OF=(
+    [sanitize]="memcheck racecheck initcheck" [speed]="versus bench scaling profile" [all]="${ORDER[*]}"
+)
 
 # Every product, every length, spaced samples and sums, on layers small enough for a tool that slows them a hundredfold.
 SMALL="every_tile or pointwise_products or every_length or backward_and_spectral or strided or dilated"
@@ -52,9 +54,9 @@ need_gpu() { nvidia-smi -L >/dev/null 2>&1 || skip "nvidia-smi finds no GPU"; }
 # The path of a tool of the CUDA toolkit, which is often beside the PATH, or in a wheel.
 tool() {
     command -v "$1" && return
-    local packages found
-    packages=$("$python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
-    for found in /usr/local/cuda/bin/"$1" /opt/nvidia/nsight-compute/*/"$1" "$packages"/nvidia/*/compute-sanitizer/"$1"; do
+    local wheels found
+    wheels=$("$python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/nvidia
+    for found in /usr/local/cuda/bin/"$1" /opt/nvidia/nsight-compute/*/"$1" "$wheels"/*/compute-sanitizer/"$1"; do
         [[ -x $found ]] && echo "$found" && return
     done
     return 1
@@ -151,7 +153,10 @@ steps=()
 for word in "${@:-all}"; do
     named=${GROUPS_OF[$word]:-$word}
     for step in $named; do
-        [[ -n ${LIMITS[$step]:-} ]] || { echo "no step is called $step: give ${!GROUPS_OF[*]} ${ORDER[*]}" >&2; exit 2; }
+        if [[ -z ${LIMITS[$step]:-} ]]; then
+            echo "no step is called $step: give ${!GROUPS_OF[*]} ${ORDER[*]}" >&2
+            exit 2
+        fi
         steps+=("$step")
     done
 done
