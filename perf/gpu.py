@@ -19,26 +19,33 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import machine
+import memory
 import numpy as np
 import peers
+import stage_bounds
 import torch
 from layers import Layer
 from machine import Gate
-from place import Call, Place
+from place import ISSUES, Call, Place
 from yardstick import Yardstick
 
 if TYPE_CHECKING:
-    from measure import Row
+    from row import Row
 
     from numba_fftconv import ConvPlan
 
 DEVICE = "cuda"
+PEERS = {
+    "torch": "torch_peers.convolutions",
+    "torch tf32": "torch_peers.with_tf32",
+    "torch.fft": "torch_peers.fourier",
+    "cuDNN FFT": "cudnn.settings",
+}
 PACKAGES = (*machine.PACKAGES, "numba-cuda", "cuda-bindings", "nvidia-nvvm", "nvidia-nvjitlink")
 COPY_BYTES = 1 << 30
 SIDE = 4096  # of the matrices that measure the device, and that hold it back
 HOLDS = (1, 4, 16)  # products before a turn: more where they were not enough
 CACHES = 4  # read before each call, in sizes of the second-level cache
-ISSUES = 50
 
 
 class Gpu(Place):
@@ -105,12 +112,8 @@ class Gpu(Place):
     def comparable(self, result: Any) -> Any:
         return result
 
-    def settings(self, layer: Layer, pass_name: str, arrays: peers.Arrays, threads: int) -> dict[str, peers.Settings]:
-        plain = peers.torch_settings(layer, pass_name, arrays)
-        offered = {"torch": plain, "torch.fft": peers.fft_settings(layer, pass_name, **arrays)}
-        if layer.dtype == "float32":
-            offered["torch tf32"] = {f"tf32 {name}": with_tf32(call) for name, call in plain.items()}
-        return {peer: calls for peer, calls in offered.items() if calls}
+    def offers(self, layer: Layer, pass_name: str, arrays: peers.Arrays, threads: int) -> peers.Offers:
+        return peers.offers(PEERS, layer, pass_name, arrays, threads)
 
     # ---- clock -------------------------------------------------------------------------------------------------------
 
@@ -199,6 +202,9 @@ class Gpu(Place):
         row.host = self.issue(lambda: method(*operands, out=out, workspace=workspace))
         row.peak_bytes = {name: self.peak(call) for name, call in calls.items()}
 
+    def peaks(self, problems: list[tuple[Layer, str]], threads: int) -> list[dict[str, Any]]:
+        return memory.in_process(problems, threads, self, self.peak)
+
 
 def driver() -> dict[str, str]:
     """The driver, and what it lets the device draw and clock, by the tool that comes with it."""
@@ -211,29 +217,15 @@ def driver() -> dict[str, str]:
     return dict(zip(asked, said, strict=False))
 
 
-def with_tf32(call: Call) -> Call:
-    """The call with TF32 allowed to cuDNN while it lasts."""
-
-    def allowed() -> object:
-        torch.backends.cudnn.allow_tf32 = True
-        try:
-            return call()
-        finally:
-            torch.backends.cudnn.allow_tf32 = False
-
-    return allowed
-
-
 def batched_product(plan: ConvPlan, pass_name: str) -> Call | None:
     """cuBLAS's product for each bin and group of a pass, operands as they lie; None where a group has one channel."""
-    g, T = plan.geometry, plan.fft_size
-    batch, m = (T * T // 2 + 2) * g.groups, g.windows(T, pass_name)
-    Cg, Kg = g.C // g.groups, g.K // g.groups
-    if Cg == 1:
+    shapes = stage_bounds.product_shapes(plan, pass_name)
+    if shapes is None:
         return None
-    shapes = {"forward": ((m, Cg), (Kg, Cg)), "input_grad": ((m, Kg), (Kg, Cg)), "weight_grad": ((m, Kg), (m, Cg))}
-    complex_dtype = torch.complex64 if plan.dtype == "float32" else torch.complex128
-    a, b = (torch.randn(batch, *shape, dtype=complex_dtype, device=DEVICE) for shape in shapes[pass_name])
-    a = a.mT if pass_name == "weight_grad" else a
-    b = b.mT if pass_name == "forward" else b
-    return lambda: torch.bmm(a, b)
+    dtype = getattr(torch, stage_bounds.COMPLEX[plan.dtype])
+    operands = []
+    for (batch, rows, columns), flip in zip(shapes, stage_bounds.transposed(pass_name), strict=True):
+        lying = (batch, columns, rows) if flip else (batch, rows, columns)
+        made = torch.randn(lying, dtype=dtype, device=DEVICE)
+        operands.append(made.mT if flip else made)
+    return lambda: torch.bmm(*operands)

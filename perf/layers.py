@@ -142,3 +142,8 @@ def select(words: list[str]) -> list[Layer]:
             raise ValueError(f"no layer is named {word!r}: give all, {', '.join(SETS)}, or a name that --list prints")
         chosen |= found
     return [layer for layer in LAYERS if layer.name in chosen]
+
+
+def named(name: str, images: int) -> Layer:
+    """The layer of that name with so many images."""
+    return replace(next(layer for layer in LAYERS if layer.name == name), N=images)

@@ -6,23 +6,26 @@ numba_fftconv would not have imported: first_call.py measures from here too.
 
 from __future__ import annotations
 
+import statistics
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import libraries
 import machine
 import numpy as np
 from layers import Layer
 
 if TYPE_CHECKING:
-    from measure import Row
-    from peers import Arrays, Settings
+    from peers import Arrays, Offers
+    from row import Row
     from yardstick import Yardstick
 
     from numba_fftconv import ConvPlan
 
 SETTLE_SECONDS = 0.06
 TURN = 5
+ISSUES = 50
 
 Call = Callable[[], object]
 
@@ -43,16 +46,17 @@ class Place:
         return machine.describe(threads)
 
     def title(self, about: dict[str, Any]) -> str:
-        return f"{about['device']}, {about['threads']} threads"
+        return f"{about['device']}, {about['threads']} thread{'s' * (about['threads'] > 1)}"
 
     def note(self, about: dict[str, Any]) -> str:
         """What is said under the table of README: what its figures mean and how they were measured."""
         versions = about["versions"]
         return (
-            f"Milliseconds of numba_fftconv and how many times as long torch {versions['torch']} (oneDNN)"
-            f" or scipy {versions['scipy']} (`signal.oaconvolve`) takes, each in its better setting; in brackets what"
-            f" is promised. Medians of interleaved calls, weights transformed in every call, {about['threads']} threads"
-            f" of {about['device']}, numba {versions['numba']}, numpy {versions['numpy']}, {about['date'][:10]}."
+            f"Milliseconds of numba_fftconv and how many times as long the peers take, each in its best setting: torch"
+            f" {versions['torch']} (oneDNN), the same convolution composed of torch.fft, scipy {versions['scipy']}"
+            f" (`signal.oaconvolve`); in brackets what is promised. Medians of interleaved calls, weights transformed"
+            f" in every call, {about['threads']} threads of {about['device']}, numba {versions['numba']}, numpy"
+            f" {versions['numpy']}, {about['date'][:10]}."
         )
 
     def promised(self, layer: Layer) -> Layer:
@@ -71,11 +75,11 @@ class Place:
         """A peer's result, so that it can be subtracted from ours."""
         return np.asarray(result)
 
-    def settings(self, layer: Layer, pass_name: str, arrays: Arrays, threads: int) -> dict[str, Settings]:
+    def offers(self, layer: Layer, pass_name: str, arrays: Arrays, threads: int) -> Offers:
         """Every peer that can compute the layer here, with its settings."""
         import peers
 
-        return peers.settings(layer, pass_name, arrays, threads)
+        return peers.offers(peers.CPU, layer, pass_name, arrays, threads)
 
     def yardstick(self) -> Yardstick:
         import yardstick
@@ -107,24 +111,36 @@ class Place:
         gate.wait()
         return [self.clock(call) for _ in range(self.settle(call))]
 
+    def issue(self, call: Call) -> float:
+        """Median seconds until a call returns to the host."""
+        return statistics.median(self.clock(call) for _ in range(ISSUES))
+
     def complete(
         self, row: Row, plan: ConvPlan, limits: Yardstick, operands: tuple[Any, ...], calls: dict[str, Call]
     ) -> None:
-        """Adds to a row what only this place can measure; operands are those of the plan's method of the pass."""
+        """Adds to a row what is measured differently in each place, here the bounds of the stages.
+
+        Operands are those of the plan's method of the pass.
+        """
+        import stage_bounds
+
+        row.stage_bounds = stage_bounds.of_stages(plan, row.pass_name)
+
+    def peaks(self, problems: list[tuple[Layer, str]], threads: int) -> list[dict[str, Any]]:
+        """Bytes that a call takes at most, its result among them: by problem, contestant and setting."""
+        import memory
+
+        return memory.in_processes(problems, threads)
 
 
 def at(name: str | None) -> Place:
     """The place of that name, 'cpu' or 'cuda'; None is the GPU where torch finds one."""
-    if name == "cpu":
-        return Place()
-    import torch
-
-    if torch.cuda.is_available():
+    torch = None if name == "cpu" else libraries.installed("torch")
+    if torch and torch.cuda.is_available():
         import gpu
 
         return gpu.Gpu()
-    if name is None:
+    if name in (None, "cpu"):
         return Place()
-    raise ValueError(
-        f"device is {name!r}, and torch {torch.__version__} finds no GPU: give cpu, or install its CUDA build"
-    )
+    found = f"torch {torch.__version__} finds no GPU" if torch else "torch, which is its clock, is not installed"
+    raise ValueError(f"device is {name!r}, and {found}: give cpu, or install torch's CUDA build")

@@ -1,17 +1,17 @@
-"""How the figures are shown: lines on the terminal, one JSON file a run, one table in README."""
+"""How the figures are shown: lines on the terminal, and the one JSON file of a run."""
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from layers import ALL_PASSES, Layer
-
 if TYPE_CHECKING:
-    from measure import Row
+    from place import Place
+    from row import Row
+    from yardstick import Yardstick
 
 COLUMNS = {
     "layer": 26,
@@ -32,6 +32,7 @@ COLUMNS = {
     "error": -7,
 }
 INDENT = " " * 26
+BUSY_SHARE = 0.8
 
 
 def verdict(met: bool | None) -> str:
@@ -49,31 +50,70 @@ def aligned(cells: Sequence[object]) -> str:
 
 
 def lines(row: Row) -> list[str]:
-    """A line for every peer, and one for the stages."""
+    """A line for every peer, or one without peers, then one for the stages and one for each peer that is absent."""
     summary = row.record()["summary"]
     mine = summary["ours"]
+    head = [row.layer, row.pass_name, row.fft_size, milliseconds(mine["median"]), milliseconds(mine["min"])]
+    head += [f"{row.gflops:.1f}", f"{row.share_of_bound:.0%}"]
     shown: list[str] = []
     for peer in row.peers:
         theirs = summary[peer]
-        cells = [row.layer, row.pass_name, row.fft_size, milliseconds(mine["median"]), milliseconds(mine["min"])]
-        cells += [f"{row.gflops:.1f}", f"{row.share_of_bound:.0%}", row.settings[peer]]
-        cells += [milliseconds(theirs["median"]), milliseconds(theirs["min"]), f"{row.ratio(peer):.2f}"]
+        cells = [*head, row.settings[peer], milliseconds(theirs["median"]), milliseconds(theirs["min"])]
+        cells += [f"{row.ratio(peer):.2f}"]
         cells += [f">= {row.targets[peer]:g}" if peer in row.targets else "", verdict(row.met(peer))]
-        cells += [theirs["samples"], f"{row.quiet_share:.0%}", f"{row.error:.0e}"]
-        shown.append(aligned(cells))
-    if row.stages:
-        total = sum(row.stages.values())
-        parts = []
-        for name, seconds in row.stages.items():
-            bound = row.stage_bounds.get(name)
-            of_bound = f", {bound[1] / seconds:.0%} of {bound[0]}" if bound else ""
-            parts.append(f"{name} {milliseconds(seconds)} ms ({seconds / total:.0%}{of_bound})")
-        shown.append(f"{INDENT} stages: {', '.join(parts)}")
+        shown.append(aligned([*cells, theirs["samples"], f"{row.quiet_share:.0%}", f"{row.error:.0e}"]))
+    if not row.peers:
+        shown.append(aligned([*head, *[""] * 6, mine["samples"], f"{row.quiet_share:.0%}", f"{row.error:.0e}"]))
+    total = sum(row.stages.values())
+    parts = []
+    for name, seconds in row.stages.items():
+        bound = row.stage_bounds.get(name)
+        of_bound = f", {bound[1] / seconds:.0%} of {bound[0]}" if bound else ""
+        parts.append(f"{name} {milliseconds(seconds)} ms ({seconds / total:.0%}{of_bound})")
+    shown.append(f"{INDENT} stages: {'; '.join(parts)}")
     if row.host is not None:
         peaks = ", ".join(f"{who} {nbytes / 1e6:.0f}" for who, nbytes in row.peak_bytes.items())
         shown.append(f"{INDENT} host: {row.host * 1e6:.0f} us to issue; peak memory in MB: {peaks}")
+    shown += [f"{INDENT} {peer}: {reason}" for peer, reason in row.absent.items()]
     if not row.correct:
         shown.append(f"{INDENT} WRONG: relative error {row.error:.2e}, at most {row.tolerance:.2e} is allowed")
+    return shown
+
+
+def yardstick(limits: Yardstick) -> str:
+    """What the bounds are made of, and whose they are."""
+    by = {name: f" ({limits.by[name]})" if name in limits.by else "" for name in ("copy", *limits.gemm)}
+    gemm = ", ".join(f"{rate / 1e9:.0f} GFLOP/s in {dtype}{by[dtype]}" for dtype, rate in limits.gemm.items())
+    return f"bounds: copy {limits.copy / 1e9:.1f} GB/s{by['copy']}, matrix product {gemm}"
+
+
+def summary(rows: Sequence[Row], here: Place) -> str:
+    """How many promises were met and which were not, and whether the machine was quiet enough to tell."""
+    promises = [(row, peer) for row in rows for peer in row.targets]
+    missed = [(row, peer) for row, peer in promises if not row.met(peer)]
+    said = [f"{len(promises) - len(missed)} of {len(promises)} targets met"]
+    for row, peer in missed:
+        said.append(f"MISS {row.layer} {row.pass_name}: {row.ratio(peer):.2f} < {row.targets[peer]:g} times {peer}")
+    busy = [row for row in rows if row.quiet_share < BUSY_SHARE]
+    if busy:
+        said.append(f"warning: {here.disturbed.format(len(busy), len(rows))}")
+    return "\n".join(said)
+
+
+def peaks(record: Mapping[str, Any]) -> list[str]:
+    """Peak memory of a problem: each contestant in its leanest setting, then who is absent."""
+    leanest = ", ".join(f"{who} {min(by.values()) / 1e6:.1f}" for who, by in record["peak_bytes"].items())
+    shown = [f"{record['layer']:26} {record['pass_name']:11} peak memory in MB: {leanest}"]
+    return shown + [f"{INDENT} {peer}: {reason}" for peer, reason in record["absent"].items()]
+
+
+def first_call(record: Mapping[str, Any], limits: Mapping[str, float]) -> list[str]:
+    """The wait for a first call, cold and warm."""
+    shown = []
+    for state, limit in limits.items():
+        call, imported = record[state]["call"], record[state]["import"]
+        line = f"first call, {state}: {call:6.2f} s (< {limit:g}) {verdict(call < limit)}, import {imported:.2f} s"
+        shown.append(f"{record['layer']:26} {record['pass_name']:11} {line}")
     return shown
 
 
@@ -88,39 +128,3 @@ def write_json(folder: Path, name: str, result: dict[str, object]) -> Path:
 def slug(words: str) -> str:
     """Lower-case letters, digits and dashes."""
     return re.sub(r"[^a-z0-9]+", "-", words.lower()).strip("-")
-
-
-def cell(row: Row | None) -> str:
-    """Ours in milliseconds and the ratio to each peer with its target, MISS where it is not met."""
-    if row is None:
-        return ""
-    ratios = []
-    for peer in row.peers:
-        aim = f" (≥ {row.targets[peer]:g}{'' if row.met(peer) else ', MISS'})" if peer in row.targets else ""
-        ratios.append(f"{row.ratio(peer):.1f}x{f' {peer}' if len(row.peers) > 1 else ''}{aim}")
-    return f"{row.median * 1e3:.2f} ms, " + ", ".join(ratios)
-
-
-def markdown(layers: list[Layer], rows: list[Row], note: str, first_calls: list[dict[str, Any]]) -> str:
-    """The table of README: a line a layer, a column a pass, and the note that says how it was measured."""
-    found = {(row.layer, row.pass_name): row for row in rows}
-    passes = [name for name in ALL_PASSES if any(row.pass_name == name for row in rows)]
-    layers = [layer for layer in layers if any(row.layer == layer.name for row in rows)]
-    table = ["| layer | problem | " + " | ".join(passes) + " |", "|---" * (2 + len(passes)) + "|"]
-    for layer in layers:
-        cells = [cell(found.get((layer.name, name))) for name in passes]
-        table.append(f"| {layer.name} | {layer.problem} | " + " | ".join(cells) + " |")
-    for call in first_calls:
-        cold, warm = call["cold"]["call"], call["warm"]["call"]
-        note += f" First {call['pass_name']} of {call['layer']} in a new process: {cold:.1f} s,"
-        note += f" {warm:.1f} s with a filled disk cache."
-    return "\n".join([*table, "", note])
-
-
-def write_readme(path: Path, table: str, mark: str) -> None:
-    """Replaces what stands between the two markers of that name."""
-    begin, end, text = f"<!-- {mark}:begin -->", f"<!-- {mark}:end -->", path.read_text()
-    if text.count(begin) != 1 or text.count(end) != 1 or text.index(begin) > text.index(end):
-        raise ValueError(f"{path.name} needs one line {begin} and after it one line {end}: the table goes between them")
-    head, tail = text.split(begin)[0], text.split(end)[1]
-    path.write_text(f"{head}{begin}\n{table}\n{end}{tail}")
