@@ -5,14 +5,14 @@ Read off cubins that are made here for GPUs that are elsewhere: no driver is nee
 
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
-from typing import Any
 
 import numpy as np
 import pytest
 from machine_code import Report, compiles, reads_code, report, table
-from transform_problem import Pointer, Problem, check_inverse, check_transform
+from ptx_checks import launch
+from transform_problem import Problem, check_inverse, check_transform
 
-from numba_fftconv.cuda import fft2d, ptx_machine
+from numba_fftconv.cuda import fft2d
 from numba_fftconv.cuda.toolchain import Kernel
 from numba_fftconv.geometry import PlaneMap
 from numba_fftconv.integers import bin_order, bins, first_bin
@@ -97,14 +97,6 @@ def test_code_is_as_it_was_designed(variant: Variant, reports: dict[Variant, Rep
 
 
 # ---- run -------------------------------------------------------------------------------------------------------------
-
-
-def launch(kernel: Kernel, grid: tuple[int, int, int], arguments: tuple[Any, ...]) -> None:
-    """Run the PTX of sm_90; only views that begin where their array does."""
-    for argument in arguments:
-        if isinstance(argument, Pointer):
-            assert argument.view.__array_interface__["data"] == argument.base.__array_interface__["data"]
-    ptx_machine.run(kernel, grid, tuple(x.base if isinstance(x, Pointer) else x for x in arguments))
 
 
 MAPS = PlaneMap(-3, 5, 1, 2, 7, 3), PlaneMap(4, 6, 1, 0, 6, 2)

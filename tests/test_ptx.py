@@ -1,11 +1,18 @@
-"""The compiled product kernels, run by the machine of ptx_machine.py, against complex128: no GPU, no driver."""
+"""The compiled kernels, run by the PTX machine against their definitions in double precision: no GPU, no driver.
 
+ptx_checks.py says what is run, by two processes: the quick set here and in CI, the full one with `pytest -m slow`.
+"""
+
+from collections.abc import Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
 from functools import partial
+from multiprocessing import get_context
 
 import numpy as np
+import ptx_checks
 import pytest
 from machine_code import compiles
-from product_problem import Problem, bins_of, check_chunks, check_pointwise, check_product, multiply
+from product_problem import Problem, bins_of, multiply
 
 from numba_fftconv.cuda import ptx_machine
 from numba_fftconv.cuda.product import FORMS, product_kernel
@@ -13,49 +20,30 @@ from numba_fftconv.cuda.tiles import TILES, ProductConfig
 
 pytestmark = compiles
 
-T64, T32 = TILES[3], TILES[5]
+T32 = TILES[5]
 
 
-@pytest.mark.parametrize("config", [T64, T32], ids=str)
-@pytest.mark.parametrize("pass_name", FORMS)
-@pytest.mark.parametrize(
-    "rows, columns, depth, bins, groups, gap, accumulate",
-    [
-        (70, 66, 38, 1, 1, 0, False),
-        (37, 35, 21, 1, 1, 1, True),
-        (5, 3, 9, 2, 2, 3, False),
-        (34, 6, 4, 2, 2, 2, True),
-        (1, 1, 1, 1, 1, 0, False),
-    ],
-)
-def test_product(
-    pass_name: str,
-    config: ProductConfig,
-    rows: int,
-    columns: int,
-    depth: int,
-    bins: int,
-    groups: int,
-    gap: int,
-    accumulate: bool,
-) -> None:
-    check_product(ptx_machine.run, Problem(pass_name, rows, columns, depth, bins, groups, gap, accumulate), config)
+@pytest.fixture(scope="module")
+def results(request: pytest.FixtureRequest) -> Iterator[dict[str, Future[None]]]:
+    """The checks of this run, by name."""
+    items = [item for item in request.session.items if isinstance(item, pytest.Function)]
+    names = [item.callspec.params["check"] for item in items if item.originalname in ("test_quick", "test_full")]
+    pool = ProcessPoolExecutor(2, mp_context=get_context("spawn"))
+    try:
+        yield {name: pool.submit(ptx_checks.run, name) for name in names}
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
-@pytest.mark.parametrize("config", [TILES[0], TILES[1], TILES[2], TILES[4], TILES[6], TILES[7]], ids=str)
-@pytest.mark.parametrize("pass_name", FORMS)
-def test_other_tiles(pass_name: str, config: ProductConfig) -> None:
-    check_product(ptx_machine.run, Problem(pass_name, config.BM - 2, config.BN - 4, config.BK + 2, gap=2), config)
+@pytest.mark.parametrize("check", ptx_checks.QUICK)
+def test_quick(check: str, results: dict[str, Future[None]]) -> None:
+    results[check].result()
 
 
-def test_a_depth_in_chunks_has_the_same_bits() -> None:
-    check_chunks(ptx_machine.run, T32, (16, 19))
-
-
-@pytest.mark.parametrize("pass_name", FORMS)
-@pytest.mark.parametrize("multiplier, accumulate", [(1, False), (3, True)])
-def test_pointwise(pass_name: str, multiplier: int, accumulate: bool) -> None:
-    check_pointwise(ptx_machine.run, pass_name, 35, 50, multiplier, accumulate)
+@pytest.mark.slow
+@pytest.mark.parametrize("check", ptx_checks.FULL)
+def test_full(check: str, results: dict[str, Future[None]]) -> None:
+    results[check].result()
 
 
 @pytest.mark.parametrize("config", TILES, ids=str)
@@ -92,5 +80,5 @@ def test_a_missing_wait_is_seen() -> None:
     a, b, y = (bins_of(x, 0) for x in problem.arrays())
     kernel = product_kernel("forward", T32, 2)
     ptx = ptx_machine.ptx_of(kernel).replace("cp.async.wait_group 0", "cp.async.wait_group 9")
-    with pytest.raises(ptx_machine.RaceError, match="no wait between: .* at cp.async.* at ld.shared"):
+    with pytest.raises(ptx_machine.RaceError, match=r"no wait between: .* at cp.async.* at ld.shared"):
         ptx_machine.run(kernel, (1, 1, 1), (a, b, y, problem.shape, problem.pitches), ptx)

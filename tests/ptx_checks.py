@@ -1,0 +1,162 @@
+"""What the PTX machine runs of the kernels: every one, on the maps that layers really have, in checks with names.
+
+QUICK has every transform length, every tile of products and every form of every kernel once; FULL has every length in
+every form and every tile on every problem. A check is run by its name, in whatever process.
+"""
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+
+import numpy as np
+from product_problem import Problem, check_chunks, check_pointwise, check_product, vector_width
+from transform_problem import Pointer, check_inverse, check_transform
+from transform_problem import Problem as Planes
+
+from numba_fftconv import ConvGeometry
+from numba_fftconv.cuda import fft2d, ptx_machine
+from numba_fftconv.cuda.product import FORMS
+from numba_fftconv.cuda.sums import Extents, sum_kernel
+from numba_fftconv.cuda.tiles import TILES
+from numba_fftconv.cuda.toolchain import Kernel
+from numba_fftconv.options import FFT_SIZES
+
+MOST_SHARED = 232448  # bytes of a block on sm_90: kernels have as many planes a block as there
+FORMED = (8, 14, 32)  # lengths that have every form in QUICK too
+Check = Callable[[], None]
+
+
+def launch(kernel: Kernel, grid: tuple[int, int, int], arguments: tuple[Any, ...]) -> None:
+    """Run what Numba makes of a kernel for sm_90; of a view its whole array, which must begin where the view does."""
+    for argument in arguments:
+        if isinstance(argument, Pointer):
+            assert argument.view.__array_interface__["data"] == argument.base.__array_interface__["data"]
+    ptx_machine.run(kernel, grid, tuple(x.base if isinstance(x, Pointer) else x for x in arguments))
+
+
+# ---- transforms ------------------------------------------------------------------------------------------------------
+
+
+def layers(T: int) -> dict[str, ConvGeometry]:
+    """Layers that need a length, by what they make of their maps; of odd sizes, so that rows and blocks are ragged.
+
+    segments: overlap-save windows on both axes; spaced: stride and dilation, which put samples apart; small: what one
+    quarter of a tile holds.
+    """
+
+    def layer(plane: tuple[int, int], taps: tuple[int, int], **options: Any) -> ConvGeometry:
+        return ConvGeometry.from_arguments((1, 3, *plane), (5, 3, *taps), **options)
+
+    made = {"segments": layer((T + 1, T + 3), (1, 2 if T > 2 else 1), padding=((1, 0), (0, 2)))}
+    if T >= 8:
+        made["spaced"] = layer((T + 3, T - 1), (2, 3), stride=(2, 3), dilation=(3, 2), padding=((2, 1), (0, 1)))
+    if T >= 6:
+        made["small"] = layer((T // 2, T // 2 - 1), (1, 2))
+    return made
+
+
+def planes(T: int, layer: str, operand: str) -> Planes:
+    """The planes of an operand of a layer as the engine would have them transformed, or inverse transformed to."""
+    g = layers(T)[layer]
+    shapes = {"x": g.input_shape, "dx": g.input_shape, "w": g.weight_shape}
+    outer, channels, height, width = shapes.get(operand, g.output_shape)
+    rows, columns = g.maps(operand, T)
+    half = rows.end(height) <= T // 2 and columns.end(width) <= T // 2
+    spaced = rows.spacing != 1 or columns.spacing != 1
+    B = fft2d.tile_planes(T, MOST_SHARED)
+    return Planes(T, B, outer, channels, height, width, rows, columns, half=half, spaced=spaced)
+
+
+LOADED, STORED = ("x", "w", "y", "dy_halo"), ("y", "dx", "w")  # operands of the three passes, and results
+
+
+def transforms(T: int, layer: str, loaded: tuple[str, ...], stored: tuple[str, ...]) -> Iterator[tuple[str, Check]]:
+    for operand in loaded:
+        yield f"transform t{T} {layer} {operand}", lambda o=operand: check_transform(planes(T, layer, o), launch)
+    for operand in stored:
+        yield f"inverse t{T} {layer} {operand}", lambda o=operand: check_inverse(planes(T, layer, o), launch, True)
+
+
+def accumulation(T: int, layer: str, operand: str) -> tuple[str, Check]:
+    return f"inverse t{T} {layer} {operand} accumulate", lambda: check_inverse(
+        planes(T, layer, operand), launch, beta=-0.5
+    )
+
+
+# ---- products and sums -----------------------------------------------------------------------------------------------
+
+
+def products(pass_name: str, tile: int) -> dict[str, Problem]:
+    """Ragged problems for a tile: a pair of values a copy, one value a copy, several bins, groups, sums that go on."""
+    config = TILES[tile]
+    rows, columns, depth = config.BM, config.BN, config.BK
+    return {
+        "pairs": Problem(pass_name, rows - 2, columns - 4, depth + 2, gap=2),
+        "single": Problem(pass_name, rows - 1, columns + 1, depth + 1),
+        "one": Problem(pass_name, 1, 1, 1, gap=1),
+        "groups": Problem(pass_name, 5, 3, 9, bins=2, groups=2, gap=3, accumulate=True),
+        "deep": Problem(pass_name, rows + 2, 6, 3 * depth + 4, bins=2, gap=2, accumulate=True),
+    }
+
+
+def check_sums(images: int, height: int, width: int) -> None:
+    """The bias gradient: sums over images and planes, filter by filter."""
+    gy = np.random.default_rng(0).standard_normal((images, 3, height, width), np.float32)
+    total = np.full(3, np.nan, np.float32)
+    steps = (stride // gy.itemsize for stride in gy.strides)
+    launch(sum_kernel(), (3, 1, 1), (gy, total, Extents(images, height, width, *steps)))
+    exact = gy.astype(np.float64).sum((0, 2, 3))
+    assert np.all(np.abs(total - exact) <= 2e-7 * np.abs(gy).sum((0, 2, 3)))
+
+
+def _quick() -> Iterator[tuple[str, Check]]:
+    for T in FFT_SIZES:
+        yield from transforms(T, "segments", ("x",), ("y",))
+    for T in FORMED:
+        for layer in ("spaced", "small"):
+            yield from transforms(T, layer, LOADED, STORED)
+        yield accumulation(T, "segments", "w")
+    for tile in range(len(TILES)):
+        for pass_name in FORMS:
+            for name in ("pairs", "single"):
+                yield _product(pass_name, tile, name)
+    for pass_name in FORMS:
+        for name in ("one", "groups", "deep"):
+            yield _product(pass_name, 5, name)
+        yield f"product pointwise {pass_name}", partial(check_pointwise, launch, pass_name, 35, 50, 3, True)
+    yield "product in chunks", partial(check_chunks, launch, TILES[5], (16, 19))
+    yield "sums", partial(check_sums, 3, 5, 37)
+
+
+def _full() -> Iterator[tuple[str, Check]]:
+    for T in FFT_SIZES:
+        for layer in layers(T):
+            yield from transforms(T, layer, LOADED, STORED)
+            yield accumulation(T, layer, "w")
+    for tile in range(len(TILES)):
+        for pass_name in FORMS:
+            for name in products(pass_name, tile):
+                yield _product(pass_name, tile, name)
+    for pass_name in FORMS:
+        for rows, channels, multiplier in ((1, 1, 1), (35, 50, 3), (4, 129, 2), (130, 7, 1)):
+            check = partial(check_pointwise, launch, pass_name, rows, channels, multiplier, rows > 4)
+            yield f"product pointwise {pass_name} {rows} {channels} {multiplier}", check
+    for config in TILES:
+        yield f"product {config} in chunks", partial(check_chunks, launch, config, (16, 19))
+    for extents in ((1, 1, 1), (3, 5, 37), (2, 300, 3), (9, 1, 65)):
+        yield f"sums {extents}", partial(check_sums, *extents)
+
+
+def _product(pass_name: str, tile: int, name: str) -> tuple[str, Check]:
+    problem = products(pass_name, tile)[name]
+    title = f"product {TILES[tile]} {pass_name} {name} v{vector_width(pass_name, problem.shape, problem.pitches)}"
+    return title, lambda: check_product(launch, problem, TILES[tile])
+
+
+QUICK: dict[str, Check] = dict(_quick())
+FULL: dict[str, Check] = {name: check for name, check in _full() if name not in QUICK}
+
+
+def run(name: str) -> None:
+    """One check, in this process."""
+    (QUICK | FULL)[name]()
