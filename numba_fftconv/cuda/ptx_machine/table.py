@@ -1,7 +1,7 @@
 """What each instruction of PTX computes, for all threads of a block at once: a table from its first word.
 
 An instruction here reads registers and gives a value, one NumPy array with an element a thread (several for a vector
-of destinations). Those that move data, wait or branch are the machine's own (launch.py). Bits are kept as they
+of destinations). Those that move data, wait or branch are the machine's own (block.py). Bits are kept as they
 are: a register has no type, and an instruction reads it as its last word says, so that integers wrap at 32 and 64
 bits, shifts beyond the width and divisions of negative numbers come out as on a GPU.
 
