@@ -1,8 +1,10 @@
-"""The command line: python -m numba_fftconv demo."""
+"""The command line: python -m numba_fftconv demo, or inspect."""
 
 import argparse
 import sys
 from collections.abc import Sequence
+
+from .inspect import command as inspect
 
 
 def count(word: str) -> int:
@@ -28,8 +30,11 @@ def main(words: Sequence[str] | None = None) -> int:
         help="cpu, cuda or cuda:1 (default: cpu); sim runs a tiny layer on the GPU's kernels as plain Python",
     )
     demo.add_argument("--steps", type=count, help="steps of learning the kernel (default: enough)")
+    inspect.add_to(commands)
     chosen = parser.parse_args(words)
 
+    if chosen.command == "inspect":
+        return inspect.main(chosen)
     if chosen.device == "sim":
         from . import tiny
 

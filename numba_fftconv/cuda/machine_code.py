@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ..errors import UnsupportedError
-from .toolchain import Architecture, Binary, Kernel, build
+from .toolchain import Architecture, Kernel, build
 
 # Classes of instructions, by expressions that match from an opcode's start; the first that matches has it.
 CLASSES = {
@@ -39,11 +39,10 @@ CLASSES = {
     "branch": "BRA|BRX|JMP|CALL|RET|EXIT",
 }
 OTHER = "other"  # moves, constants, predicates, special registers
-COPY = "LDGSTS"  # cp.async: from global to shared memory
-_COUNTED_BESIDES = 1024  # bytes of shared memory that cuobjdump adds to a kernel's own from sm_90 on: the system's
+_COUNTED_BESIDES = 1024  # bytes of shared memory: the system's, which from sm_90 on cuobjdump adds to a kernel's own
 _TOOLS = ("cuobjdump", "nvdisasm")
 
-_INSTRUCTION = re.compile(r"\s*/\*[0-9a-f]+\*/\s+(?:@!?U?P\w+\s+)?([A-Z][\w.]*)(.*);")
+_INSTRUCTION = re.compile(r"\s*/\*[0-9a-f]+\*/\s+(?:@(!?U?P\w+)\s+)?([A-Z][\w.]*)(.*);")
 _LABEL = re.compile(r"\s*(\.L_x_\d+):")
 _TARGET = re.compile(r"`\((\.L_x_\d+)\)")
 
@@ -62,7 +61,7 @@ def classes(names: Iterable[str]) -> dict[str, int]:
 
 
 class Code(NamedTuple):
-    """A compiled kernel. Instructions are opcodes with their modifiers, but for NOP, which fills the last lines."""
+    """A compiled kernel. Instructions are opcodes with their modifiers, without what fills the last lines."""
 
     registers: int  # of a thread
     stack: int  # bytes of a thread: what is spilled, and arrays with indices that the compiler does not see
@@ -76,20 +75,21 @@ class Code(NamedTuple):
 
 def read(kernel: Kernel, architecture: Architecture) -> Code:
     """Compile a kernel and take its cubin apart."""
-    return take_apart(build(kernel, architecture), architecture)
+    binary = build(kernel, architecture)
+    return take_apart(binary.cubin, binary.ptx, architecture)
 
 
-def take_apart(binary: Binary, architecture: Architecture) -> Code:
-    """Read a cubin; UnsupportedError where NVIDIA's tools are missing."""
+def take_apart(cubin: bytes, ptx: str, architecture: Architecture) -> Code:
+    """Read a cubin that was made of a PTX module; UnsupportedError where NVIDIA's tools are missing."""
     with tempfile.TemporaryDirectory() as folder:
-        cubin = Path(folder) / "kernel.cubin"
-        cubin.write_bytes(binary.cubin)
-        usage, sass = _run("cuobjdump", "-res-usage", str(cubin)), _run("nvdisasm", "-c", str(cubin))
+        path = Path(folder) / "kernel.cubin"
+        path.write_bytes(cubin)
+        usage, sass = _run("cuobjdump", "-res-usage", str(path)), _run("nvdisasm", "-c", str(path))
     sizes = {name: int(size) for name, size in re.findall(r"(REG|STACK|SHARED|LOCAL):(\d+)", usage)}
-    shared = sizes["SHARED"] - (_COUNTED_BESIDES if architecture >= (9, 0) else 0)
+    shared = max(0, sizes["SHARED"] - (_COUNTED_BESIDES if architecture >= (9, 0) else 0))
     names, loops = _instructions(sass)
     loop = max(loops, key=lambda body: (count(body, "FFMA"), len(body)), default=[])
-    return Code(sizes["REG"], sizes["STACK"], sizes["LOCAL"], shared, names, loop, binary.ptx, sass)
+    return Code(sizes["REG"], sizes["STACK"], sizes["LOCAL"], shared, names, loop, ptx, sass)
 
 
 def _instructions(sass: str) -> tuple[list[str], list[list[str]]]:
@@ -100,10 +100,10 @@ def _instructions(sass: str) -> tuple[list[str], list[list[str]]]:
     for line in sass.splitlines():
         if label := _LABEL.match(line):
             labels[label[1]] = len(names)
-        elif (found := _INSTRUCTION.match(line)) and found[1] != "NOP":
-            names.append(found[1])
-            target = _TARGET.search(found[2])
-            if found[1].startswith("BRA") and target and labels.get(target[1], len(names)) < len(names) - 1:
+        elif (found := _INSTRUCTION.match(line)) and found[2] != "NOP":
+            names.append("NOP" if found[1] == "!PT" else found[2])  # predicated never to run, it still takes a slot
+            target = _TARGET.search(found[3])
+            if found[2].startswith("BRA") and target and labels.get(target[1], len(names)) < len(names) - 1:
                 spans.append((labels[target[1]], len(names)))
     innermost = [(start, end) for start, end in spans if not any(_within(span, (start, end)) for span in spans)]
     return names, [names[start:end] for start, end in innermost]
@@ -135,3 +135,13 @@ def _run(tool: str, *arguments: str) -> str:
     environment = os.environ | {"PATH": f"{folder}{os.pathsep}{os.environ.get('PATH', '')}"}
     command = [str(folder / tool), *arguments]
     return subprocess.run(command, check=True, capture_output=True, text=True, env=environment).stdout
+
+
+def width(name: str) -> int:
+    """Bytes that a lane accesses, from an opcode.
+
+    >>> width("LDS.128"), width("LDG.E.64.CONSTANT"), width("STG.E"), width("LDG.E.U8")
+    (16, 8, 4, 1)
+    """
+    bits = next((word for word in name.split(".") if word in ("64", "128") or re.fullmatch(r"[US](8|16)", word)), "32")
+    return int(bits.lstrip("US")) // 8
