@@ -29,6 +29,7 @@ import numba_fftconv
 PACKAGE = Path(numba_fftconv.__file__).parent
 TESTS = Path(__file__).parent
 MOST_SECONDS = 300  # of a ring
+ENVIRONMENT = dict(os.environ)  # as it is now: pytest changes it with every test, while threads start rings
 
 
 class Ring(NamedTuple):
@@ -165,7 +166,7 @@ def run(ring: Ring, folder: Path) -> str:
     """What the first failure of a ring says in one line, with the package of that folder; "" where all tests pass."""
     checks = [str(TESTS / check) for check in ring.checks]
     environment = {
-        **os.environ,
+        **ENVIRONMENT,
         "PYTHONPATH": str(folder),
         "NUMBA_ENABLE_CUDASIM": str(int(ring.simulates)),
         "XDG_CACHE_HOME": str(folder / "cache"),
