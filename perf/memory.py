@@ -51,13 +51,18 @@ def in_processes(problems: list[Problem], threads: int) -> list[dict[str, Any]]:
 
 
 def in_process(problems: list[Problem], threads: int, place: Place, peak: Peak) -> list[dict[str, Any]]:
-    """The peaks of each problem as `peak` counts them, all contestants in this process."""
+    """The peaks of each problem as `peak` counts them in a second call, all contestants in this process."""
+
+    def of_second(call: Callable[[], object]) -> int:
+        call()
+        return peak(call)
+
     records = []
     for layer, pass_name in problems:
         record = heading(layer, pass_name)
         arrays = {name: place.put(array) for name, array in peers.operands(layer).items()}
-        record["peak_bytes"][OURS] = {OURS: peak(our_call(layer, pass_name, arrays))}
-        add_peers(record, place.offers(layer, pass_name, arrays, threads), peak)
+        add_ours(record, layer, pass_name, arrays, of_second)
+        add_peers(record, place.offers(layer, pass_name, arrays, threads), of_second)
         records.append(record)
     return records
 
@@ -67,10 +72,12 @@ def heading(layer: Layer, pass_name: str) -> dict[str, Any]:
     return {**about, "peak_bytes": {}, "absent": {}}
 
 
-def our_call(layer: Layer, pass_name: str, arrays: peers.Arrays) -> Callable[[], object]:
+def add_ours(record: dict[str, Any], layer: Layer, pass_name: str, arrays: peers.Arrays, peak: Peak) -> None:
+    """The peak of our own call, or why there is none."""
     import ours
 
-    return lambda: ours.call(layer, pass_name, **arrays)
+    with peers.or_absent(record["absent"], OURS):
+        record["peak_bytes"][OURS] = {OURS: peak(lambda: ours.call(layer, pass_name, **arrays))}
 
 
 def add_peers(record: dict[str, Any], offers: peers.Offers, peak: Peak) -> None:
@@ -90,7 +97,7 @@ def child(contestant: str, threads: int, asked: list[tuple[str, int, str]]) -> l
         arrays = peers.operands(layer)
         record = heading(layer, pass_name)
         if contestant == OURS:
-            record["peak_bytes"][OURS] = {OURS: rise(our_call(layer, pass_name, arrays))}
+            add_ours(record, layer, pass_name, arrays, rise)
         else:
             source = {contestant: peers.CPU[contestant]}
             add_peers(record, peers.offers(source, layer, pass_name, arrays, threads), rise)

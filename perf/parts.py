@@ -64,14 +64,16 @@ class Run:
         print(report.summary(self.rows, self.place))
 
     def scaling(self) -> None:
-        chosen, points = self.chosen, []
+        chosen = self.chosen
         passes = chosen.passes[:1] if chosen.quick else chosen.passes
-        for sweep in SWEEPS:
-            for value in sweep.few if chosen.quick else sweep.values:
-                layer = sweep.layer(value, chosen.batch)
-                rows = self._rows([(layer, name) for name in passes], self._effort(SCALING_SHARE))
-                points += [{"sweep": sweep.name, "value": value, **row.record()} for row in rows]
-        self.figures["scaling"] = points
+        points = [(sweep, value) for sweep in SWEEPS for value in (sweep.few if chosen.quick else sweep.values)]
+        layers = [sweep.layer(value, chosen.batch) for sweep, value in points]
+        where = {
+            layer.name: {"sweep": sweep.name, "value": value}
+            for layer, (sweep, value) in zip(layers, points, strict=True)
+        }
+        rows = self._rows([(layer, name) for layer in layers for name in passes], self._effort(SCALING_SHARE))
+        self.figures["scaling"] = [{**where[row.layer], **row.record()} for row in rows]
         self.figures["sweeps"] = {
             sweep.name: {"axis": sweep.axis, "problem": sweep.problem.format(N=chosen.batch)} for sweep in SWEEPS
         }

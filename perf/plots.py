@@ -118,7 +118,7 @@ def shade(axes: Axes, points: list[Any]) -> None:
 
 def losing(x: Array, ours: Array, best: Array) -> tuple[Array, Array]:
     """Values between the first and the last of x, and at which of them ours is above; lines as on logarithmic axes."""
-    fine = np.linspace(*np.log(x[[0, -1]]), 2000)
+    fine = np.linspace(np.log(x[0]), np.log(x[-1]), 2000)
     mine, least = (np.interp(fine, np.log(x), np.log(line)) for line in (ours, best))
     return np.exp(fine), mine > least
 
