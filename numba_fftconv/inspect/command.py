@@ -79,6 +79,8 @@ def _run(chosen: argparse.Namespace) -> int:
         from . import page
 
         page.require_matplotlib()
+        if not chosen.html.parent.is_dir():
+            raise InvalidOptionError(f"html is {str(chosen.html)!r}: there is no folder {str(chosen.html.parent)!r}")
     from . import report, text
 
     found = report.inspect(_subject(chosen, gpu), gpu)
