@@ -12,13 +12,13 @@ import pytest
 
 HERE = Path(__file__).parent
 FILES = sorted((HERE / "simulated").glob("test_*.py"))
+ENVIRONMENT = {**os.environ, "NUMBA_ENABLE_CUDASIM": "1"}  # as it is now: pytest changes it while threads start runs
 Child = subprocess.CompletedProcess[str]
 
 
 def run(path: Path) -> Child:
     command = [sys.executable, "-m", "pytest", str(path), "-q", "-p", "no:cacheprovider", "--color=no"]
-    environment = {**os.environ, "NUMBA_ENABLE_CUDASIM": "1"}
-    return subprocess.run(command, cwd=HERE.parent, env=environment, capture_output=True, text=True, check=False)
+    return subprocess.run(command, cwd=HERE.parent, env=ENVIRONMENT, capture_output=True, text=True, check=False)
 
 
 @pytest.fixture(scope="module")
