@@ -125,10 +125,10 @@ def build_by_nvcc(kernel: Kernel, architecture: Architecture) -> Binary:
         raise SystemExit("--nvcc: there is no nvcc on PATH; without --nvcc its compiler runs as NVRTC, from a wheel")
     wanted = expression(kernel)
     with tempfile.TemporaryDirectory() as folder:
-        text, cubin = Path(folder) / "kernel.cu", Path(folder) / "kernel.cubin"
+        text, ptx, cubin = (Path(folder) / f"kernel.{suffix}" for suffix in ("cu", "ptx", "cubin"))
         text.write_text(f'#include "{source(wanted).name}"\nauto wanted = {wanted};\n')
-        arch = f"-arch=sm_{architecture[0]}{architecture[1]}"
-        subprocess.run([nvcc, STANDARD, arch, "-I", str(SOURCES), "-cubin", "-o", str(cubin), str(text)], check=True)
-        code = cubin.read_bytes()
-    symbols = re.findall(rb"\.text\.(_Z\w+)", code)
-    return Binary(symbols[0].decode(), code, "")
+        options = [nvcc, STANDARD, f"-arch=sm_{architecture[0]}{architecture[1]}", "-I", str(SOURCES)]
+        subprocess.run([*options, "-ptx", "-o", str(ptx), str(text)], check=True)
+        subprocess.run([*options, "-cubin", "-o", str(cubin), str(ptx)], check=True)
+        symbols = re.findall(r"\.entry (\w+)", ptx.read_text())
+        return Binary(symbols[0], cubin.read_bytes(), ptx.read_text())

@@ -8,6 +8,7 @@
 Read off cubins, so no GPU is needed. A third line gives ratios, Numba over nvcc: below 1 Numba's kernel takes less.
 `global` and `shared` count accesses of 32, 64 and 128 bits, copies from one to the other with the first; `loop` is the
 instructions of a product's innermost loop, FFMA its share; `blocks` how many a multiprocessor holds at once.
+On a GPU of the library each pair also runs, in turns on the same arguments (twins.py).
 """
 
 import argparse
@@ -19,8 +20,9 @@ from multiprocessing import get_context
 
 import machine
 import nvrtc
+import twins
 
-from numba_fftconv.cuda import fft2d
+from numba_fftconv.cuda import driver, fft2d
 from numba_fftconv.cuda.machine_code import Code, classes, count, take_apart, width
 from numba_fftconv.cuda.occupancy import occupancy
 from numba_fftconv.cuda.product import FORMS, product_kernel
@@ -57,9 +59,9 @@ TITLES = ("registers", "stack", "static", "all", "fp", "integer", "global", "sha
 WIDTHS = (4, 8, 16)  # bytes of an access
 
 
-def kernels(architecture: Architecture) -> dict[str, Kernel]:
-    """By name, Numba's kernels that have a twin: transforms as the engine runs them, products of every tile."""
-    most_shared, found = MULTIPROCESSORS[architecture].block_shared, []
+def kernels(most_shared: int) -> dict[str, Kernel]:
+    """By name, Numba's kernels that have a twin: transforms for blocks of so many bytes, products of every tile."""
+    found = []
     for T in LENGTHS:
         B = fft2d.tile_planes(T, most_shared)
         for form in FORMS_OF_MAPS if T == FORMED else FORMS_OF_MAPS[:1]:
@@ -77,7 +79,7 @@ def figures(code: Code, kernel: Kernel, architecture: Architecture) -> Figures:
     held = occupancy(MULTIPROCESSORS[architecture], kernel.threads, code.registers, shared)
     return Figures(
         code.registers, code.stack + code.local, code.shared, len(names), of["FFMA"] + of["FP32"], of["integer"],
-        by_width(names, "LDG|STG"), by_width(names, "LDS|STS"),
+        by_width(names, "LDG(?!DEPBAR)|STG"), by_width(names, "LDS|STS"),
         len(loop), count(loop, "FFMA"), held.blocks,
     )  # fmt: skip
 
@@ -90,7 +92,7 @@ def by_width(names: list[str], pattern: str) -> tuple[int, ...]:
 
 def compare(name: str, architecture: Architecture, by_nvcc: bool) -> tuple[Figures, Figures]:
     """Compile a pair and count: Numba's, nvcc's."""
-    kernel = kernels(architecture)[name]
+    kernel = kernels(MULTIPROCESSORS[architecture].block_shared)[name]
     theirs = nvrtc.build_by_nvcc if by_nvcc else nvrtc.build
     made = build(kernel, architecture), theirs(kernel, architecture)
     codes = [take_apart(binary.cubin, binary.ptx, architecture) for binary in made]
@@ -136,6 +138,24 @@ def markdown(pairs: dict[str, tuple[Figures, Figures]]) -> str:
     return "\n".join([*lines, "", f"With a stack: {', '.join(spills) or 'none'}."])
 
 
+def on_gpu(names: list[str], by_nvcc: bool) -> str:
+    """Times of the pairs on GPU 0 and how far their results are apart, or why there are none."""
+    try:
+        gpu, put = driver.device(0), twins.memory()
+    except FFTConvError as error:
+        return f"Time and results are not compared: {error}."
+    if put is None:
+        return "Time and results are not compared: arrays get to the GPU by torch or CuPy, and neither is installed."
+    builds = build, nvrtc.build_by_nvcc if by_nvcc else nvrtc.build
+    found = kernels(gpu.shared_bytes)
+    lines = [f"{gpu.name}: microseconds of Numba's and nvcc's kernel, their ratio, greatest difference of results"]
+    for name in filter(found.__contains__, names):
+        made = twins.compare(found[name], gpu, put, twins.case(found[name]), builds)
+        times = f"{made.numba * 1e6:10.1f} {made.nvcc * 1e6:10.1f} {made.numba / made.nvcc:6.2f}"
+        lines.append(f"{name:40}{times} {made.apart:9.1e}")
+    return "\n".join(lines)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("kernels", nargs="*", default=["*"], help="patterns of names (all)")
@@ -144,7 +164,8 @@ def main() -> None:
     parser.add_argument("--markdown", action="store_true", help="print the table for WORKLOG.md")
     chosen = parser.parse_args()
     architecture = chosen.sm // 10, chosen.sm % 10
-    names = [name for name in kernels(architecture) if any(fnmatchcase(name, pattern) for pattern in chosen.kernels)]
+    every = kernels(MULTIPROCESSORS[architecture].block_shared)
+    names = [name for name in every if any(fnmatchcase(name, pattern) for pattern in chosen.kernels)]
     if not names:
         examples = "transform_t32_b8 or product_64x64_forward_v2"
         sys.exit(f"no kernel with a twin in src/ is called {' or '.join(chosen.kernels)}; one is called {examples}")
@@ -155,6 +176,7 @@ def main() -> None:
     except FFTConvError as error:  # no disassembler, no numba-cuda
         sys.exit(str(error))
     print(markdown(pairs) if chosen.markdown else table(pairs))
+    print(on_gpu(names, chosen.nvcc))
     about = machine.describe(PROCESSES, COMPILERS)
     print(f"{len(pairs)} pairs for sm_{chosen.sm}, {about['date']}, {about['versions']}")
 

@@ -11,24 +11,28 @@ from typing import Any
 import numpy as np
 import product_problem
 import pytest
-from machine_code import compiles
+from fake_driver import FakeDriver, fixture_of_fake_driver  # noqa: F401
+from gpu import has_gpu
+from machine_code import compiles, reads_code
 from transform_problem import IDENTITY, Pointer, Problem, check_inverse, check_transform
 
-from numba_fftconv.cuda import fft2d, ptx_machine
+from numba_fftconv.cuda import driver, fft2d, ptx_machine
 from numba_fftconv.cuda.planes import AxisMap, Epilogue, Planes, Strides
 from numba_fftconv.cuda.product import FORMS, Pitches, Shape, product_kernel
 from numba_fftconv.cuda.tiles import TILES
-from numba_fftconv.cuda.toolchain import Kernel
+from numba_fftconv.cuda.toolchain import Kernel, build
 from numba_fftconv.geometry import PlaneMap
+from numba_fftconv.gpus import MULTIPROCESSORS
 
 pytest.importorskip("cuda.bindings.nvrtc", reason="NVRTC's bindings are not installed")
 sys.path.append(str(Path(__file__).parents[1] / "perf"))
 import nvrtc
+import twins
 import versus_nvcc
 
 pytestmark = compiles
 SM = (9, 0)
-KERNELS = versus_nvcc.kernels(SM)
+KERNELS = versus_nvcc.kernels(MULTIPROCESSORS[SM].block_shared)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -181,3 +185,43 @@ def test_products(pass_name: str, tile: int) -> None:
     rows, columns, depth = config.BM - 2, config.BN - 4, 2 * config.BK + 2 + odd
     problem = product_problem.Problem(pass_name, rows, columns, depth, gap=2, accumulate=bool(odd))
     product_problem.check_product(launch, problem, config)
+
+
+# ---- the yardstick ---------------------------------------------------------------------------------------------------
+
+
+@reads_code
+def test_figures_of_a_pair() -> None:
+    """What both sides must have in common: accesses, FFMA of the loop. And ratios are Numba over nvcc."""
+    ours, theirs = versus_nvcc.compare("product_32x32_forward_v2", SM, by_nvcc=False)
+    for made in (ours, theirs):
+        assert made.ffma == 4 * 4 * 4 * 16 < made.loop < made.all
+        assert made.stack == made.static == 0 and 8 <= made.blocks <= 11
+        assert made.shareds == (0, 0, (4 + 4) * 16 // 2)
+    assert ours.globals == theirs.globals
+    text = versus_nvcc.table({"kernel": (ours, theirs)}).splitlines()
+    assert text[3].split()[1] == f"{ours.registers / theirs.registers:.2f}"
+    assert f"{ours.all} / {theirs.all}" in versus_nvcc.markdown({"kernel": (ours, theirs)})
+
+
+@pytest.mark.parametrize("name", ["inverse_t16_b16_accumulate", "product_32x32_weight_grad_v2"])
+def test_pairs_run_by_a_driver(name: str, fake_driver: FakeDriver, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Launches as on a GPU; a clock that gives each a millisecond."""
+    monkeypatch.setattr(twins, "LAUNCHES", 1)
+    monkeypatch.setattr(twins, "CHANNELS", 3)
+
+    def put(array: np.ndarray) -> twins.Placed:
+        there = fake_driver.array(array).host
+        return twins.Placed(there.ctypes.data, there.copy)
+
+    of = twins.case(KERNELS[name], samples=1, extent=36, count=1)
+    made = twins.compare(KERNELS[name], driver.device(0), put, of, (build, nvrtc.build), turns=2)
+    assert (made.numba, made.nvcc) == (1e-3, 1e-3) and made.apart < FUSED
+    ours, theirs = {event.details[0] for event in fake_driver.launches()}
+    assert len(fake_driver.launches()) == 6 and ours != theirs
+
+
+@pytest.mark.skipif(has_gpu(), reason="there is a GPU")
+def test_without_a_gpu_the_reason_is_said() -> None:
+    said = versus_nvcc.on_gpu(["transform_t32_b8"], by_nvcc=False)
+    assert said.startswith("Time and results are not compared: ") and "\n" not in said
