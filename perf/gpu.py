@@ -93,11 +93,12 @@ class Gpu(Place):
     def note(self, about: dict[str, Any]) -> str:
         versions = about["versions"]
         return (
-            f"Milliseconds of numba_fftconv and how many times as long the peers take, each in its best setting: torch"
-            f" {versions['torch']} (cuDNN {about['cudnn']}, algorithms by trial) without and with TF32, and the same"
-            f" convolution composed of torch.fft. Medians of interleaved calls by CUDA events, operands not in the"
-            f" cache, weights transformed in every call, {about['device']}, driver {about['driver']}, numba-cuda"
-            f" {versions['numba-cuda']}, {about['date'][:10]}."
+            f"Milliseconds of numba_fftconv and how many times as long the fastest peer in full precision takes, and"
+            f" torch in TF32. Peers, each in its best setting: torch {versions['torch']} (cuDNN {about['cudnn']},"
+            f" algorithms by trial), cuDNN's FFT algorithms where they take the layer, the same convolution composed of"
+            f" torch.fft. Medians of interleaved calls by CUDA events, operands not in the cache, weights transformed"
+            f" in every call, {about['device']}, driver {about['driver']}, numba-cuda {versions['numba-cuda']},"
+            f" {about['date'][:10]}."
         )
 
     def promised(self, layer: Layer) -> Layer:

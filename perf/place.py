@@ -52,11 +52,11 @@ class Place:
         """What is said under the table of README: what its figures mean and how they were measured."""
         versions = about["versions"]
         return (
-            f"Milliseconds of numba_fftconv and how many times as long the peers take, each in its best setting: torch"
-            f" {versions['torch']} (oneDNN), the same convolution composed of torch.fft, scipy {versions['scipy']}"
-            f" (`signal.oaconvolve`); in brackets what is promised. Medians of interleaved calls, weights transformed"
-            f" in every call, {about['threads']} threads of {about['device']}, numba {versions['numba']}, numpy"
-            f" {versions['numpy']}, {about['date'][:10]}."
+            f"Milliseconds of numba_fftconv and how many times as long the fastest peer takes, and every peer with a"
+            f" promise, which stands in brackets. Peers, each in its best setting: torch {versions['torch']} (oneDNN),"
+            f" the same convolution composed of torch.fft, scipy {versions['scipy']} (`signal.oaconvolve`). Medians of"
+            f" interleaved calls, weights transformed in every call, {self.title(about)}, numba {versions['numba']},"
+            f" numpy {versions['numpy']}, {about['date'][:10]}."
         )
 
     def promised(self, layer: Layer) -> Layer:

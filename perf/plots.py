@@ -55,8 +55,9 @@ def draw(result: Result, path: Path) -> dict[str, Path]:
         made["stages"] = stages(rows, result)
         if any(row["peers"] for row in rows):
             made["layers"] = layers(rows, result)
-    if records := result.get("memory", []):
-        made["memory"] = memory(records, result)
+    peaks = [record for record in result.get("memory", []) if any(least_peaks(record).values())]
+    if peaks:
+        made["memory"] = memory(peaks, result)
     drawn = {}
     for name, figure in made.items():
         drawn[name] = path.with_name(f"{path.stem}-{name.replace(' ', '-').replace('_', '-')}.png")
@@ -152,11 +153,15 @@ def memory(records: list[Any], result: Result) -> Figure:
     """Megabytes of every contestant, each in its leanest setting."""
     panels: dict[str, Dots] = {}
     for record in records:
-        for who, by_setting in record["peak_bytes"].items():
-            least = min(by_setting.values()) / 1e6
+        for who, least in least_peaks(record).items():
             if least > 0:
                 panels.setdefault(record["pass_name"], {}).setdefault(who, {})[line(record)] = least
     return dots(panels, "peak memory of a call, MB", f"memory beyond operands: {result['about']['title']}", loses=False)
+
+
+def least_peaks(record: Mapping[str, Any]) -> dict[str, float]:
+    """Megabytes of each contestant that was measured."""
+    return {who: min(by_setting.values()) / 1e6 for who, by_setting in record["peak_bytes"].items()}
 
 
 def dots(panels: dict[str, Dots], axis: str, title: str, loses: bool) -> Figure:

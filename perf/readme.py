@@ -12,15 +12,19 @@ from layers import ALL_PASSES, Layer
 if TYPE_CHECKING:
     from row import Row
 
+TF32 = "tf32"  # in the name of a peer that computes less precisely
+
 
 def cell(row: Row | None) -> str:
-    """Ours in milliseconds and the ratio to each peer with its target, MISS where it is not met."""
+    """Ours in milliseconds and the ratio to the fastest peer, to peers in TF32, to peers with a target: is it met?"""
     if row is None:
         return ""
     ratios = []
+    fastest = min((peer for peer in row.peers if TF32 not in peer), key=row.ratio, default=None)
     for peer in row.peers:
-        aim = f" (≥ {row.targets[peer]:g}{'' if row.met(peer) else ', MISS'})" if peer in row.targets else ""
-        ratios.append(f"{row.ratio(peer):.1f}x{f' {peer}' if len(row.peers) > 1 else ''}{aim}")
+        if peer == fastest or peer in row.targets or TF32 in peer:
+            aim = f" (≥ {row.targets[peer]:g}{'' if row.met(peer) else ', MISS'})" if peer in row.targets else ""
+            ratios.append(f"{row.ratio(peer):.1f}x {peer}{aim}")
     return ", ".join([f"{row.median * 1e3:.2f} ms", *ratios])
 
 
@@ -51,16 +55,16 @@ def memory(records: Sequence[Mapping[str, Any]]) -> list[str]:
             ratios[f"{record['pass_name']} of {record['layer']}"] = peaks["ours"] / max(1, peaks["torch"])
     if not ratios:
         return []
-    least, most = min(ratios, key=ratios.__getitem__), max(ratios, key=ratios.__getitem__)
-    ends = f"{ratios[least]:.1f} times ({least}) to {ratios[most]:.1f} times ({most}) that of torch in its leanest form"
-    return [f"Peak memory beyond the operands, the result among it: {ends}."]
+    ends = dict.fromkeys((min(ratios, key=ratios.__getitem__), max(ratios, key=ratios.__getitem__)))
+    said = " to ".join(f"{ratios[name]:.1f} times ({name})" for name in ends)
+    return [f"Peak memory beyond the operands, the result among it: {said} that of torch in its leanest setting."]
 
 
 def launch(record: Mapping[str, Any] | None) -> list[str]:
     """The smallest call of every contestant, the least of its settings."""
     if record is None:
         return []
-    least = [f"{min(by.values()) * 1e6:.0f} us {who}" for who, by in record["seconds"].items()]
+    least = [f"{who} {min(by.values()) * 1e6:.0f} us" for who, by in record["seconds"].items()]
     return [f"The smallest call ({record['problem']}): {', '.join(least)}."]
 
 

@@ -165,6 +165,17 @@ def test_a_readme_without_markers_is_refused(perf: None, tmp_path: Path) -> None
     assert path.read_text() == "<!-- bench:end --> <!-- bench:begin -->"
 
 
+def test_a_cell_has_the_fastest_the_promised_and_the_imprecise(perf: None) -> None:
+    import readme
+    from row import Row
+
+    peers = {"torch": [6e-3], "torch.fft": [4e-3], "scipy": [8e-3], "torch tf32": [1e-3]}
+    row = Row("a", "b", "forward", 8, 1, 1, 1.0, 0.0, 1.0, ours=[2e-3], peers=peers, targets={"scipy": 5.0})
+    assert readme.cell(row) == "2.00 ms, 2.0x torch.fft, 4.0x scipy (≥ 5, MISS), 0.5x torch tf32"
+    row.peers = {}
+    assert readme.cell(row) == "2.00 ms"
+
+
 @pytest.mark.parametrize("pass_name", ["forward", "input_grad", "weight_grad"])
 def test_a_wrong_element_is_seen_without_torch(perf: None, monkeypatch: pytest.MonkeyPatch, pass_name: str) -> None:
     import check
