@@ -8,13 +8,13 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from functools import partial
 from multiprocessing import get_context
 
-import numpy as np
 import ptx_checks
 import pytest
 from machine_code import compiles
 from product_problem import Problem, bins_of, multiply
 
 from numba_fftconv.cuda import ptx_machine
+from numba_fftconv.cuda.banks import Banks
 from numba_fftconv.cuda.product import FORMS, product_kernel
 from numba_fftconv.cuda.tiles import TILES, ProductConfig
 
@@ -48,21 +48,11 @@ def test_full(check: str, results: dict[str, Future[None]]) -> None:
 
 @pytest.mark.parametrize("config", TILES, ids=str)
 @pytest.mark.parametrize("pass_name", FORMS)
-def test_shared_loads_have_no_bank_conflicts(pass_name: str, config: ProductConfig) -> None:
-    """Each quarter of a warp touches every group of four banks at one address at most."""
-    quarters: list[set[int]] = []
-
-    class Watch(ptx_machine.Observer):
-        def access(
-            self, instruction: ptx_machine.Instruction, space: str, address: np.ndarray, size: int, thread: np.ndarray
-        ) -> None:
-            if space == "shared" and instruction.words[0] == "ld":
-                assert size == 16
-                quarters.extend(set(quarter) for quarter in (address // 16).reshape(-1, 8).tolist())
-
-    problem = Problem(pass_name, 2, 2, 2)
-    multiply(partial(ptx_machine.run, observer=Watch()), problem, config, problem.arrays())
-    assert quarters and all(len({at % 8 for at in quarter}) == len(quarter) for quarter in quarters)
+def test_products_have_no_bank_conflicts(pass_name: str, config: ProductConfig) -> None:
+    """Neither where a warp loads a slab nor where it copies one; 16 bytes a lane in loads."""
+    problem, watch = Problem(pass_name, config.BM, config.BN, config.BK), Banks()
+    multiply(partial(ptx_machine.run, observer=watch), problem, config, problem.arrays())
+    assert {kind: accesses.ratio for kind, accesses in watch.kinds.items()} == {"cp.async.128": 1, "ld.128": 1}
 
 
 def test_an_access_outside_is_seen() -> None:

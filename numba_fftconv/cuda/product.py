@@ -119,6 +119,19 @@ def copies(rows: int, run: int, threads: int, vec: int) -> Copies:
     return Copies(across, down, rows // down)
 
 
+@cache
+def _row_of_turn(kmajor: bool, run: int, down: int) -> Any:
+    """Which row a thread copies, as the device function of how many of a round's rows other threads copy before it.
+
+    Eight lanes that store 16 bytes each are served at once, if they meet all groups of four banks. They fill a row, or
+    two half as long: then rows 4 apart, since row r begins in group 5*r mod 8 (BK + 2 = 10 values), and rows 0 and 4 in
+    groups 0 and 4. So bits 0 and 2 of the row change places.
+    """
+    if not kmajor or run * COMPLEX_BYTES >= 128 or down % 8:
+        return device_function(lambda turn: turn)
+    return device_function(lambda turn: (turn & i32(~5)) | ((turn & i32(1)) << i32(2)) | ((turn >> i32(2)) & i32(1)))
+
+
 @device_function
 def _place(thread: Any, lanes_across: Any, warps_across: Any) -> Any:
     """Column and row of a thread in its block: warps row by row, lanes of a warp along a Z-curve."""
@@ -155,6 +168,7 @@ def product_kernel(pass_name: str, config: ProductConfig, vec: int) -> Kernel:
     ACROSS_A, ACROSS_B, VEC = u32(across_a), u32(across_b), u32(vec)
     copy_a = slab.copy_rounds(vec, rounds_a, down_a, int(PITCH_A))
     copy_b = slab.copy_rounds(vec, rounds_b, down_b, int(PITCH_B))
+    turned_a, turned_b = _row_of_turn(A_KMAJOR, config.BK, down_a), _row_of_turn(B_KMAJOR, config.BK, down_b)
     lines, columns = (DOWN, not A_KMAJOR), (ACROSS, not B_KMAJOR)
     zeros, wait = slab.zeros(config.TM, config.TN), slab.wait(STAGES - 2)
     multiply = slab.slab(
@@ -200,8 +214,8 @@ def product_kernel(pass_name: str, config: ProductConfig, vec: int) -> Kernel:
 
         # What this thread copies of a slab: from (row, column) on, at to_ in shared and at_ in global memory.
         thread = u32(cuda.threadIdx.x)
-        row_a, column_a = i32(thread // ACROSS_A), i32(thread % ACROSS_A * VEC)
-        row_b, column_b = i32(thread // ACROSS_B), i32(thread % ACROSS_B * VEC)
+        row_a, column_a = i32(turned_a(i32(thread // ACROSS_A))), i32(thread % ACROSS_A * VEC)
+        row_b, column_b = i32(turned_b(i32(thread // ACROSS_B))), i32(thread % ACROSS_B * VEC)
         to_a, to_b = i32(row_a * PITCH_A + column_a), i32(SIZE_A + row_b * PITCH_B + column_b)
         own = (row_a, column_a, row_b, column_b, to_a, to_b)
         at_a = i32((m_block + row_a) * shape.lda + column_a if A_KMAJOR else row_a * shape.lda + m_block + column_a)
