@@ -34,7 +34,7 @@ class Sweep:
 SWEEPS = (
     Sweep(
         "kernel", "kernel size R, samples a side", "{N}x64x32x32 -> 64, RxR, padding R/2",
-        (3, 5, 7, 9, 11, 13, 15, 19, 23, 27, 31), (3, 9),
+        (3, 5, 7, 9, 11, 13, 15, 19, 23, 27, 31), (5, 13),
         lambda layer, R: replace(layer, R=R, S=R, padding=(R // 2, R // 2)),
     ),
     Sweep(
