@@ -62,7 +62,7 @@ def test_ampere(config: ProductConfig, pass_name: str) -> None:
 
 @pytest.mark.parametrize("pass_name", FORMS)
 def test_pointwise(pass_name: str) -> None:
-    """All accesses are 64 bits; the innermost loop has four rows on their way, and waits for none before two are asked."""
+    """All accesses are 64 bits; the innermost loop has four rows on their way, two of them before its first FFMA."""
     code = read(pointwise_kernel(pass_name), (9, 0))
     check_clean(code, pass_name)
     assert code.registers <= 64  # eight blocks of 128 threads
