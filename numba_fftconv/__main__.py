@@ -1,6 +1,7 @@
 """The command line: python -m numba_fftconv demo, or inspect."""
 
 import argparse
+import gc
 import sys
 from collections.abc import Sequence
 
@@ -50,4 +51,6 @@ def main(words: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    code = main()
+    gc.freeze()  # at the end of a process nothing need be searched for garbage: a second, after a compilation
+    sys.exit(code)

@@ -288,6 +288,35 @@ def test_tools_are_found_on_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert machine_code.tools() == tmp_path
 
 
+SASS = """
+.text.kernel:
+        /*0000*/                   LDC R1, c[0x0][0x28] ;
+.L_x_1:
+        /*0010*/              @!P0 BRA `(.L_x_3) ;
+.L_x_2:
+        /*0020*/               @P1 FFMA R4, R2, R3, R4 ;
+        /*0030*/              @!PT LDS RZ, [RZ] ;
+        /*0040*/             @!UP2 BRA `(.L_x_2) ;
+        /*0050*/                   FFMA R5, R2, R3, R4 ;
+        /*0060*/               @P2 BRA `(.L_x_1) ;
+.L_x_3:
+        /*0070*/                   STG.E.64 desc[UR4][R2.64], R4 ;
+        /*0080*/                   EXIT ;
+.L_x_4:
+        /*0090*/                   BRA `(.L_x_4);
+        /*00a0*/                   NOP;
+"""
+
+
+def test_instructions_and_innermost_loops_are_read_off_sass() -> None:
+    """An outer loop has more FFMA; what never runs takes a slot; a branch to itself, behind the end, is no loop."""
+    names, loops = machine_code._instructions(SASS)
+    assert names == ["LDC", "BRA", "FFMA", "NOP", "BRA", "FFMA", "BRA", "STG.E.64", "EXIT", "BRA"]
+    assert loops == [["FFMA", "NOP", "BRA"]]
+    found = machine_code.classes(names)
+    assert {name: n for name, n in found.items() if n} == {"FFMA": 2, "global": 1, "branch": 5, "other": 2}
+
+
 def test_one_line_of_an_error() -> None:
     error = "Failed in cuda mode pipeline (step: x)\n\x1b[1mfirst\x1b[0m\n  NameError: name 'a'\nDuring: Pass y"
     assert one_line(ValueError(error)) == "NameError: name 'a'"

@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from ..cache import no_collections
 from ..errors import FFTConvError, InvalidOptionError, UnsupportedError
 
 LIBRARY = ("product", "transform", "inverse")
@@ -60,7 +61,8 @@ def add_to(commands: Any) -> None:
 def main(chosen: argparse.Namespace) -> int:
     """Run the subcommand."""
     try:
-        return _run(chosen)
+        with no_collections():
+            return _run(chosen)
     except (FFTConvError, OSError) as error:
         print(f"inspect: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
