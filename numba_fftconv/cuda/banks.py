@@ -61,6 +61,18 @@ def wavefronts(address: np.ndarray, size: int, thread: np.ndarray) -> tuple[int,
     return int(turns.reshape(-1, BANKS).max(axis=1).sum()), len(present)
 
 
+Lines = dict[tuple[str, str], Accesses]  # by kind and line of source
+
+
+def by_kind(lines: Lines) -> dict[str, Accesses]:
+    """Sums over the lines of source."""
+    found: dict[str, Accesses] = {}
+    for (kind, _), one in lines.items():
+        known = found.get(kind, Accesses())
+        found[kind] = Accesses(known.warps + one.warps, known.wavefronts + one.wavefronts, known.ideal + one.ideal)
+    return found
+
+
 class Banks(Observer):
     """Watches blocks and counts their shared accesses, by kind ("ld.128") and by (kind, line of source).
 
@@ -73,19 +85,13 @@ class Banks(Observer):
         self._halves: dict[tuple[str, int, bytes, bytes], tuple[str, np.ndarray, np.ndarray]] = {}
 
     @property
-    def lines(self) -> dict[tuple[str, str], Accesses]:
+    def lines(self) -> Lines:
         self._count_halves()
         return dict(self._counted)
 
     @property
     def kinds(self) -> dict[str, Accesses]:
-        found: dict[str, Accesses] = {}
-        for (kind, _), one in self.lines.items():
-            sum_ = found.setdefault(kind, Accesses())
-            sum_.warps, sum_.wavefronts, sum_.ideal = (
-                sum_.warps + one.warps, sum_.wavefronts + one.wavefronts, sum_.ideal + one.ideal,
-            )  # fmt: skip
-        return found
+        return by_kind(self.lines)
 
     def step(self, instruction: Instruction, active: np.ndarray) -> None:
         if instruction.words[0] in ENDS_A_STRETCH:

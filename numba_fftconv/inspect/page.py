@@ -15,11 +15,12 @@ from typing import Any
 
 import numpy as np
 
+from ..cuda.banks import by_kind
 from ..errors import UnsupportedError
 from ..gpus import Gpu, sm
 from . import library
 from .library import Choices
-from .report import Report, Roofline, inspect, total
+from .report import Report, inspect
 from .text import scaled, text
 
 SIZES, TILES, CHANNELS = (8, 16, 32, 64), ("128x128", "128x64", "64x64", "16x64"), (16, 64, 256)
@@ -93,52 +94,42 @@ def roofline(gpu: Gpu, this: Report) -> Any:
 
     figure = Figure(figsize=(9, 4.8), layout="constrained")
     axes: Any = figure.subplots()
-    low, high = 0.5, 200.0
-    if this.roofline is not None and this.roofline.cost.flops:
-        low, high = min(low, this.roofline.intensity / 2), max(high, this.roofline.intensity * 2)
-    x = np.geomspace(low, high, 200)
-    roof = np.minimum(gpu.flops, x * gpu.bandwidth) / 1e12
-    axes.loglog(x, roof, color="#1f2933", lw=2)
-    axes.fill_between(x, roof, roof.max() * 4, color="#f1f3f5", lw=0)
-    axes.text(high / 1.1, gpu.flops / 1e12 * 1.12, f"{gpu.flops / 1e12:.1f} TFLOP/s, float32", ha="right")
-    axes.text(low * 1.1, 2.2 * low * gpu.bandwidth / 1e12, f"{gpu.bandwidth / 1e12:.2f} TB/s")
-    axes.axvline(gpu.ridge, color="#9aa3ad", ls=":", lw=1)
-    axes.text(gpu.ridge * 1.04, roof[0] * 0.62, f"ridge, {gpu.ridge:.1f} FLOP/B", color="#6b7280")
-    for label, found in _points(gpu):
-        _mark(axes, found, label)
-    if this.roofline is not None and this.roofline.cost.flops:
-        place = this.roofline.intensity, _attained(this.roofline)
-        axes.plot(*place, "D", ms=12, mfc="none", mec="#d7263d", mew=2, label=this.kernel)
-        axes.legend(loc="lower right", bbox_to_anchor=(1, 0.08))
-    axes.set(xlim=(low, high), ylim=(roof[0] / 2, gpu.flops / 1e12 * 2), xlabel="arithmetic intensity, FLOP/B",
-             ylabel="TFLOP/s at most", title=f"{gpu.name}: what memory and multiply-adds allow")  # fmt: skip
+    mine = this.roofline.intensity if this.roofline is not None and this.roofline.cost.flops else None
+    low, high = min(0.5, (mine or 1) / 3), max(200.0, 10 * gpu.ridge, 3 * (mine or 1))
+
+    def roof(intensity: Any) -> Any:
+        return np.minimum(gpu.flops, intensity * gpu.bandwidth) / 1e12
+
+    x = np.array([low, gpu.ridge, high])
+    bottom, peak, top = roof(low) / 2, gpu.flops / 1e12, gpu.flops / 1e12 * 2
+    axes.loglog(x, roof(x), color="#1f2933", lw=2)
+    axes.fill_between(x, roof(x), top, color="#f1f3f5", lw=0)
+    axes.text(high / 1.1, 1.12 * peak, f"{peak:.1f} TFLOP/s, float32", ha="right")
+    axes.text(1.15 * low, 3 * roof(low), f"{gpu.bandwidth / 1e12:.2f} TB/s")
+    axes.vlines(gpu.ridge, bottom, top, color="#9aa3ad", ls=":", lw=1)
+    axes.text(gpu.ridge / 1.05, 1.12 * peak, f"ridge, {gpu.ridge:.1f} FLOP/B", color="#6b7280", ha="right")
+    for name, color, points in _stages():
+        places = np.array(list(points.values()))
+        axes.plot(places, roof(places), "o", ms=7, color=color, zorder=3, label=name)
+        for label, place in points.items():
+            axes.annotate(label, (place, roof(place)), xytext=(7, -13), textcoords="offset points", color=color)
+    if mine is not None:
+        axes.plot(mine, roof(mine), "D", ms=13, mfc="none", mec="#d7263d", mew=2, ls="", label=this.kernel)
+    axes.set(xlim=(low, high), ylim=(bottom, top), xlabel="arithmetic intensity, FLOP/B", ylabel="TFLOP/s at most",
+             title=f"{gpu.name}: what memory and multiply-adds allow")  # fmt: skip
     axes.xaxis.set_major_formatter("{x:g}")
     axes.yaxis.set_major_formatter("{x:g}")
+    axes.legend(loc="lower right")
     axes.grid(which="major", alpha=0.25)
     return figure
 
 
-def _points(gpu: Gpu) -> list[tuple[str, Roofline]]:
-    """Stages by the words of a label; an inverse moves and computes what its transform does."""
-    found = [(f"transform, inverse T = {T}", library.cost("transform", Choices(fft_size=T))) for T in SIZES]
-    found += [(f"product, {C} channels", library.cost("product", Choices(channels=C))) for C in CHANNELS]
-    return [(label, Roofline(gpu, cost)) for label, cost in found]
-
-
-def _attained(found: Roofline) -> float:
-    """TFLOP/s on the roof."""
-    return found.cost.flops / found.seconds / 1e12
-
-
-def _mark(axes: Any, found: Roofline, label: str) -> None:
-    """A point and its label: beside it where the roof climbs, below it where that is level."""
-    place, color = (found.intensity, _attained(found)), "#1b6ca8" if "product" in label else "#2e8b57"
-    offset, align = (12, -4), "left"
-    if found.bound == "compute":
-        label, offset, align = label.replace(", ", "\n"), (0, -24), "center"
-    axes.plot(*place, "o", ms=7, color=color, zorder=3)
-    axes.annotate(label, place, xytext=offset, textcoords="offset points", ha=align, va="center", color=color,
-                  bbox={"fc": "white", "ec": "none", "pad": 1})  # fmt: skip
+def _stages() -> list[tuple[str, str, dict[str, float]]]:
+    """Name, colour, and intensities by label; an inverse moves and computes what its transform does."""
+    transforms = {str(T): library.cost("transform", Choices(fft_size=T)) for T in SIZES}
+    products = {str(C): library.cost("product", Choices(channels=C)) for C in CHANNELS}
+    rows = ("transform and inverse, by T", "#2e8b57", transforms), ("product, by channels", "#1b6ca8", products)
+    return [(name, color, {label: of.flops / of.bytes for label, of in costs.items()}) for name, color, costs in rows]
 
 
 def mixes(reports: Sequence[Report]) -> Any:
@@ -200,7 +191,7 @@ def table(reports: Sequence[Report]) -> str:
 
 def _cells(report: Report) -> list[str]:
     code, held, roof = report.code, report.occupancy, report.roofline
-    kinds = total(report.banks or {}).values()
+    kinds = by_kind(report.banks or {}).values()
     ideal = sum(accesses.ideal for accesses in kinds)
     unknown = "?" if report.banks is None else "-"
     return [

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..cuda import machine_code, ptx_machine
-from ..cuda.banks import Accesses, Banks
+from ..cuda.banks import Banks, Lines
 from ..cuda.counts import Counts
 from ..cuda.machine_code import Code
 from ..cuda.occupancy import Occupancy, occupancy
@@ -105,7 +105,7 @@ class Report:
     dynamic_shared: int
     occupancy: Occupancy
     code: Code = field(repr=False)
-    banks: dict[tuple[str, str], Accesses] | None
+    banks: Lines | None
     memory: Memory | None
     roofline: Roofline | None
     missing: str
@@ -163,15 +163,6 @@ class Report:
             },
             "missing": self.missing or None,
         }  # fmt: skip
-
-
-def total(banks: dict[tuple[str, str], Accesses]) -> dict[str, Accesses]:
-    """Sums over the lines of source."""
-    found: dict[str, Accesses] = {}
-    for (kind, _), one in banks.items():
-        known = found.setdefault(kind, Accesses())
-        found[kind] = Accesses(known.warps + one.warps, known.wavefronts + one.wavefronts, known.ideal + one.ideal)
-    return found
 
 
 class _Watch(ptx_machine.Observer):

@@ -2,8 +2,9 @@
 
 from collections.abc import Iterator
 
+from ..cuda.banks import by_kind
 from ..gpus import sm
-from .report import Report, total
+from .report import Report
 
 INDENT = "  "
 LABEL = 17
@@ -69,7 +70,7 @@ def _banks(report: Report) -> Iterator[str]:
     if report.banks is None:
         yield _row("bank conflicts", f"unknown: {report.missing}")
         return
-    kinds = total(report.banks)
+    kinds = by_kind(report.banks)
     yield _row("bank conflicts", "counted while block (0, 0, 0) runs" if kinds else "none: no shared accesses")
     for kind, accesses in kinds.items():
         yield _row(f"  {kind}", f"{accesses.warps:8,} accesses of a warp, {accesses.wavefronts:,} wavefronts,"
