@@ -41,7 +41,7 @@ OTHERS = ("#2a6fbb", "#5fb3d9", "#c0392b", "#e0a000")
 OURS = "numba_fftconv"
 MARKERS = "osD^vPX*"
 LOSES: dict[str, Any] = {"color": "#d62828", "alpha": 0.11, "linewidth": 0}
-DPI = 130
+DPI = 110
 
 
 def draw(result: Result, path: Path) -> dict[str, Path]:
