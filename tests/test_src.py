@@ -77,12 +77,13 @@ def test_other_kernels_have_no_twin() -> None:
     ],
 )
 def test_fields_of_a_struct_are_those_of_its_namedtuple(fields: Any, number: str, source: str) -> None:
-    """By name: a kernel stores each field where the NamedTuple has it."""
+    """By name, at full width: a kernel stores each field where the NamedTuple has it."""
     stores = " ".join(f"out[{i}] = all.{name};" for i, name in enumerate(fields._fields))
     probe = f'extern "C" __global__ void probe({fields.__name__} all, {number} *out) {{ {stores} }}\n'
     symbol, ptx = nvrtc.compile_text((nvrtc.SOURCES / source).read_text() + probe, source, "probe", SM)
     kind = {"unsigned": np.uint32, "int": np.int32, "long long": np.int64, "float": np.float32}[number]
-    values = fields(*map(kind, range(1, len(fields._fields) + 1)))
+    greatest = 2**24 if number == "float" else np.iinfo(kind).max
+    values = fields(*(kind(greatest - i) for i in range(len(fields._fields))))
     out = np.zeros(len(values), kind)
     ptx_machine.run(Kernel(symbol, lambda: None, (), 1, 0), (1, 1, 1), (values, out), ptx)
     assert out.tolist() == list(values)
