@@ -67,7 +67,8 @@ def mine(monkeypatch: pytest.MonkeyPatch) -> None:
     module = ModuleType("mine")
     vars(module).update(
         flip=flip, wander=wander, scale=scale, wrong=wrong, double=double, number=3, kernel=pointwise_kernel("forward"),
-        jitted=cuda.jit(scale),
+        jitted=cuda.jit(scale), helper=cuda.jit(device=True)(scale),
+        few=cuda.jit(fastmath=True, max_registers=64)(wander),
     )  # fmt: skip
     monkeypatch.setitem(sys.modules, "mine", module)
 
@@ -178,6 +179,14 @@ def test_a_kernel_of_the_toolchain_needs_no_signature() -> None:
     assert found.kernel == "product_pointwise_forward" and found.shared == 0
 
 
+def test_options_of_a_jitted_kernel() -> None:
+    """Fewer registers are heeded; what is not is said."""
+    given = Given("float32[::1], float32[::1]")
+    every, few = (inspect(custom.subject(f"mine:{name}", given), H200) for name in ("wander", "few"))
+    assert few.code.registers <= 64 < every.code.registers
+    assert few.about.endswith("compiled without its fastmath") and "without" not in every.about
+
+
 def test_what_the_machine_does_not_know_is_said() -> None:
     found = inspect(custom.subject("mine:double", Given("float32[::1]", launch="ones(128)")), H200)
     assert found.banks is None and "f64" in found.missing and found.mix["FP64"] > 0
@@ -227,7 +236,7 @@ def test_every_figure_of_the_text_has_its_unit(product: Report) -> None:
 WRONG = [
     (["nothing"], "'nothing' is no kernel: it must be one of product, transform, inverse, or module:kernel"),
     (["no_such:kernel"], "module no_such cannot be imported: ModuleNotFoundError: No module named 'no_such'"),
-    (["mine:missing"], "module mine has no kernel 'missing': its kernels are kernel, jitted"),
+    (["mine:missing"], "module mine has no kernel 'missing': its kernels are kernel, jitted, few"),
     (["mine:number"], "module mine has no kernel 'number'"),
     (["mine:scale"], 'give --signature "float32[::1], int32"'),
     (["mine:scale", "--signature", "float33"], "signature is 'float33': NameError: name 'float33' is not defined"),
@@ -241,6 +250,8 @@ WRONG = [
     (["mine:double", "--signature", "float32[::1]", "--threads", "64x32"], "threads is '64x32', 2,048: it must be at"),
     (["mine:double", "--signature", "float32[::1]", "--threads", "0"], "threads is '0': it must be extents such as"),
     (["mine:kernel", "--threads", "64"], "is a Kernel and says --threads itself: leave that away"),
+    (["mine:helper", "--signature", "float32"], "mine:helper is a device function: give a kernel that calls it"),
+    (["mine:double", "--signature", "float32[::1]", "--shared", "-1"], "shared is -1: it must be bytes, 0 or more"),
     (["product", "--arch", "sm_75"], "arch is 'sm_75': it must be one of sm_80 (A100), sm_89 (L40S), sm_90 (H200)"),
     (["product", "--gpu", "K80"], "gpu is 'K80': it must be one of H200, H100, A100, L40S, RTX 4090"),
     (["product", "--tile", "65x64"], "tile is '65x64': it must be one of 128x128, 128x64"),

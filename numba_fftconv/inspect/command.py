@@ -66,6 +66,9 @@ def main(chosen: argparse.Namespace) -> int:
     except (FFTConvError, OSError) as error:
         print(f"inspect: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("\ninterrupted", file=sys.stderr)
+        return 130
 
 
 def _run(chosen: argparse.Namespace) -> int:

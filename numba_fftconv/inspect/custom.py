@@ -26,6 +26,7 @@ from .compiled import one_line
 from .report import Launch, Subject
 
 Shape = tuple[int, int, int]
+UNHEEDED = ("fastmath", "debug", "link")  # options of @cuda.jit: kernels are compiled as the package compiles its own
 LARGEST = 2**26  # bytes of an array to run a block with
 MAKERS: dict[str, Callable[[tuple[int, ...]], np.ndarray]] = {
     "zeros": np.zeros,
@@ -48,11 +49,10 @@ class Given(NamedTuple):
 def subject(place: str, given: Given) -> Subject:
     """The kernel at a place, 'module:kernel'."""
     found = _find(place)
-    if isinstance(found, Kernel):
-        kernel = _as_said(found, given)
-    else:
-        kernel = _typed(place, getattr(found, "py_func", found), given)
+    kernel = _as_said(found, given) if isinstance(found, Kernel) else _typed(place, found, given)
     about = f"{place}, {kernel.threads} threads and {kernel.shared_bytes:,} bytes of dynamic shared memory a block"
+    if unheeded := [name for name in UNHEEDED if _options(found).get(name)]:
+        about += f"; compiled without its {' and '.join(unheeded)}"
     if given.launch is None:
         missing = 'give --launch its arguments, such as "zeros(4096) 7", to run a block'
         return Subject(kernel, about, None, None, missing)
@@ -75,7 +75,7 @@ def _find(place: str) -> Any:
         raise InvalidOptionError(f"module {module_name} cannot be imported: {_named(error)}") from error
     found = getattr(module, name, None)
     if found is None or not (isinstance(found, Kernel) or callable(found)):
-        kernels = [key for key, value in vars(module).items() if isinstance(value, Kernel) or hasattr(value, "py_func")]
+        kernels = [key for key, value in vars(module).items() if _is_kernel(value)]
         have = f"its kernels are {', '.join(kernels)}" if kernels else "nor any Kernel, nor what @cuda.jit made"
         raise InvalidOptionError(f"module {module_name} has no kernel {name!r}: {have}")
     return found
@@ -89,15 +89,32 @@ def _as_said(kernel: Kernel, given: Given) -> Kernel:
     return kernel
 
 
-def _typed(place: str, function: Any, given: Given) -> Kernel:
+def _is_kernel(value: Any) -> bool:
+    return isinstance(value, Kernel) or (hasattr(value, "py_func") and not _options(value).get("device"))
+
+
+def _options(found: Any) -> dict[str, Any]:
+    """Those of @cuda.jit."""
+    options: dict[str, Any] = getattr(found, "targetoptions", {})
+    return options
+
+
+def _typed(place: str, found: Any, given: Given) -> Kernel:
+    if _options(found).get("device"):
+        raise InvalidOptionError(f"{place} is a device function: give a kernel that calls it")
     if given.signature is None:
         raise InvalidOptionError(f'{place} has no types: give --signature "float32[::1], int32", in Numba\'s syntax')
     try:
         signature, _ = sigutils.normalize_signature(f"void({given.signature})")
     except Exception as error:  # it is evaluated
         raise InvalidOptionError(f"signature is {given.signature!r}: {_named(error)}") from error
-    threads = given.threads or (128, 1, 1)
-    return Kernel(place, function, tuple(signature), prod(threads), given.shared or 0)
+    if given.shared is not None and given.shared < 0:
+        raise InvalidOptionError(f"shared is {given.shared}: it must be bytes, 0 or more")
+    threads, function = given.threads or (128, 1, 1), getattr(found, "py_func", found)
+    return Kernel(
+        place, function, tuple(signature), prod(threads), given.shared or 0,
+        most_registers=_options(found).get("max_registers"),
+    )  # fmt: skip
 
 
 def _named(error: Exception) -> str:
