@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from ..cache import no_collections
 from ..cuda.banks import by_kind
 from ..errors import UnsupportedError
 from ..gpus import Gpu, sm
@@ -58,7 +59,8 @@ def library_reports(gpu: Gpu) -> list[Report]:
 
 
 def _report(of: tuple[str, Choices], gpu: Gpu) -> Report:
-    return inspect(library.subject(*of, gpu), gpu)
+    with no_collections():
+        return inspect(library.subject(*of, gpu), gpu)
 
 
 def write(path: Path, this: Report, others: Iterable[Report]) -> None:
