@@ -4,8 +4,8 @@
     H200         90    132        1980   4800   66.9 TFLOP/s
     A100         80    108        1410   2039   19.5 TFLOP/s
 
-Sources: NVIDIA's datasheets of H200, H100 (SXM), A100 (SXM, 80 GB), L40S and GeForce RTX 4090; CUDA C++ Programming
-Guide, "Technical Specifications per Compute Capability"; its section "Arithmetic Instructions" for lanes.
+Sources: NVIDIA's datasheets of H200, H100 (SXM), A100 (SXM, 80 GB), A40, L40S and GeForce RTX 4090; CUDA C++
+Programming Guide, "Technical Specifications per Compute Capability"; its section "Arithmetic Instructions" for lanes.
 """
 
 from dataclasses import dataclass
@@ -21,6 +21,7 @@ class Multiprocessor:
     """What blocks share; of threads, warps and blocks, the most that are resident at once. Bytes are bytes."""
 
     lanes: int  # multiply-adds of float32 a clock
+    doubles: int  # and of float64, outside tensor cores
     shared: int
     block_shared: int  # of one block, once the driver is asked for it
     threads: int
@@ -55,6 +56,11 @@ class Gpu:
         return 2.0 * self.multiprocessors * self.multiprocessor.lanes * self.clock
 
     @property
+    def double_flops(self) -> float:
+        """Float64 operations a second."""
+        return self.flops * self.multiprocessor.doubles / self.multiprocessor.lanes
+
+    @property
     def ridge(self) -> float:
         """Flops a byte at which computing takes as long as moving."""
         return self.flops / self.bandwidth
@@ -62,14 +68,16 @@ class Gpu:
 
 KB = 1024
 MULTIPROCESSORS = {
-    (8, 0): Multiprocessor(lanes=64, shared=164 * KB, block_shared=163 * KB, threads=2048, blocks=32),
-    (8, 9): Multiprocessor(lanes=128, shared=100 * KB, block_shared=99 * KB, threads=1536, blocks=24),
-    (9, 0): Multiprocessor(lanes=128, shared=228 * KB, block_shared=227 * KB, threads=2048, blocks=32),
+    (8, 0): Multiprocessor(lanes=64, doubles=32, shared=164 * KB, block_shared=163 * KB, threads=2048, blocks=32),
+    (8, 6): Multiprocessor(lanes=128, doubles=2, shared=100 * KB, block_shared=99 * KB, threads=1536, blocks=16),
+    (8, 9): Multiprocessor(lanes=128, doubles=2, shared=100 * KB, block_shared=99 * KB, threads=1536, blocks=24),
+    (9, 0): Multiprocessor(lanes=128, doubles=64, shared=228 * KB, block_shared=227 * KB, threads=2048, blocks=32),
 }
 GPUS = (
     Gpu("H200", (9, 0), 132, 1980e6, 4800e9),
     Gpu("H100", (9, 0), 132, 1980e6, 3350e9),
     Gpu("A100", (8, 0), 108, 1410e6, 2039e9),
+    Gpu("A40", (8, 6), 84, 1740e6, 696e9),
     Gpu("L40S", (8, 9), 142, 2520e6, 864e9),
     Gpu("RTX 4090", (8, 9), 128, 2520e6, 1008e9),
 )

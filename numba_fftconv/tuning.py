@@ -8,13 +8,13 @@ Source of the roofline: Williams, Waterman, Patterson, Communications of the ACM
 """
 
 from collections.abc import Collection
-from dataclasses import dataclass
 from functools import cache, lru_cache
 from math import prod
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from . import gpus
 from .cpu.butterfly import flops
 from .cpu.fft2d import quarters
 from .cpu.model import Cost, CpuModel, direct_rate
@@ -67,30 +67,18 @@ def spectrum_bytes(T: int, itemsize: int) -> int:
 # ---- GPUs, on paper --------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Gpu:
-    """Data sheet figures of a GPU: float32 and float64 flops per second outside tensor cores, bytes per second."""
-
-    name: str
-    float32: float
-    float64: float
-    memory: float
-    launch: float = 5e-6  # seconds from one kernel to the next
-
-    def cost(self, stage: Stage, dtype: str) -> Cost:
-        arithmetic, memory = stage.flops / self.rate(dtype), stage.bytes / self.memory
-        return Cost(arithmetic, 0, self.launch) if arithmetic > memory else Cost(0, memory, self.launch)
-
-    def rate(self, dtype: str) -> float:
-        return {"float32": self.float32, "float64": self.float64}[dtype]
+LAUNCH = 5e-6  # seconds from one kernel to the next
+GPUS = {gpus.sm(gpu.architecture): gpu for gpu in reversed(gpus.GPUS)}  # the first of an architecture stands for it
 
 
-GPUS = {
-    "sm_80": Gpu("A100 80 GB SXM", 19.5e12, 9.7e12, 2.04e12),
-    "sm_86": Gpu("A40", 37.4e12, 0.58e12, 0.696e12),
-    "sm_89": Gpu("L40", 90.5e12, 1.41e12, 0.864e12),
-    "sm_90": Gpu("H100 SXM", 66.9e12, 33.5e12, 3.35e12),
-}
+def flops_of(gpu: gpus.Gpu, dtype: str) -> float:
+    """Operations a second, outside tensor cores."""
+    return {"float32": gpu.flops, "float64": gpu.double_flops}[dtype]
+
+
+def cost_on(gpu: gpus.Gpu, stage: Stage, dtype: str) -> Cost:
+    arithmetic, memory = stage.flops / flops_of(gpu, dtype), stage.bytes / gpu.bandwidth
+    return Cost(arithmetic, 0, LAUNCH) if arithmetic > memory else Cost(0, memory, LAUNCH)
 
 
 @cache
@@ -198,7 +186,9 @@ def direct_seconds(geometry: ConvGeometry, dtype: str, device: str, threads: int
     """Time of one pass by the definition, at the rate that the multiply stage reaches."""
     g = geometry
     count = 2 * g.N * g.P * g.Q * g.pairs * g.R * g.S
-    return count / (direct_rate(np.dtype(dtype).itemsize, threads) if device == "cpu" else GPUS[device].rate(dtype))
+    return count / (
+        direct_rate(np.dtype(dtype).itemsize, threads) if device == "cpu" else flops_of(GPUS[device], dtype)
+    )
 
 
 def _on_cpu(work: Work, threads: int) -> list[PassChoice]:
@@ -212,7 +202,7 @@ def _on_cpu(work: Work, threads: int) -> list[PassChoice]:
 def _on_gpu(geometry: ConvGeometry, dtype: str, device: str, T: int, row: Pass) -> list[PassChoice]:
     """All windows at once, and ever smaller chunks of them: a chunk costs its launches again."""
     g, windows = geometry, geometry.windows(T, row.name)
-    costs = [GPUS[device].cost(stage, dtype) for stage in stages(g, np.dtype(dtype).itemsize, T, row)]
+    costs = [cost_on(GPUS[device], stage, dtype) for stage in stages(g, np.dtype(dtype).itemsize, T, row)]
     work = cuda.Work(row.name, T, windows, g.C, g.K, g.groups)
     return [
         PassChoice(

@@ -180,7 +180,7 @@ def test_explain_says_what_each_product_is() -> None:
 
 def test_explain_says_what_is_summed_and_on_what() -> None:
     said = LAYER.plan(device="sm_90").explain()
-    assert "H100" in said.splitlines()[0]
+    assert "H200" in said.splitlines()[0]
     for line in (
         "forward: Y = sum over c of X * conj W",
         "input_grad: dX = sum over k of dY * W",

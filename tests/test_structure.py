@@ -14,7 +14,8 @@ PACKAGE = "numba_fftconv"
 ROOT = Path(numba_fftconv.__file__).parent
 # A module imports from the layers below its own and, within its layer, from the modules named after it.
 LAYERS = [
-    ["__main__", "demo", "tiny", "scene", "inspect_page", "inspect"],
+    ["__main__", "demo", "tiny", "scene", "inspect.command", "inspect.page", "inspect.text", "inspect.custom",
+     "inspect.library", "inspect.report", "inspect.compiled", "inspect"],
     [""],
     ["api", "stages"],
     ["plan"],
@@ -26,7 +27,7 @@ LAYERS = [
     ["cpu.threads", "cpu.worker", "cpu.program", "cpu.schedule"],
     ["cpu.product", "cpu.fft2d", "cpu.butterfly", "cpu.vector", "cpu"],
     ["cuda.arrays", "cuda.simulator"],
-    ["cuda.banks", "cuda.occupancy", "cuda.machine_code"],
+    ["cuda.banks", "cuda.counts", "cuda.occupancy", "cuda.machine_code"],
     ["cuda.ptx_machine", "cuda.ptx_machine.launch", "cuda.ptx_machine.block"],
     ["cuda.ptx_machine.table", "cuda.ptx_machine.races", "cuda.ptx_machine.memory", "cuda.ptx_machine.program"],
     ["cuda.driver", "cuda.libraries"],

@@ -38,8 +38,8 @@ def add_to(commands: Any) -> None:
         " and moves, times --grid.",
     )
     command.add_argument("kernel", help="product, transform, inverse, or module:kernel of your own")
-    command.add_argument("--gpu", help="H200, H100, A100, L40S or RTX4090 (default: H200, or by --arch)")
-    command.add_argument("--arch", help="sm_80, sm_89 or sm_90")
+    command.add_argument("--gpu", help="H200, H100, A100, A40, L40S or RTX4090 (default: H200, or by --arch)")
+    command.add_argument("--arch", help="sm_80, sm_86, sm_89 or sm_90")
     command.add_argument("--sass", action="store_true", help="print the machine code too")
     command.add_argument("--json", action="store_true", help="print JSON in place of text")
     command.add_argument("--html", type=Path, metavar="FILE", help="write a page: plots of this kernel and of ours")

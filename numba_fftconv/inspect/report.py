@@ -191,7 +191,10 @@ def inspect(subject: Subject, gpu: Gpu) -> Report:
     if launch is not None:
         watch = _Watch(_widest(code))
         try:
-            _run_block(kernel, launch, code.ptx, watch)
+            program = ptx_machine.Program(code.ptx)
+            ptx_machine.start(
+                program, launch.grid, launch.threads, kernel.shared_bytes, launch.arguments, [BLOCK], watch
+            )  # fmt: skip
         except ptx_machine.MachineError as error:
             missing = f"block (0, 0, 0) does not run: {error}"
         else:
@@ -212,21 +215,3 @@ def _widest(code: Code) -> Widest:
     of = {"ld": "LDS", "st": "STS"}
     names = {what: [n for n in code.instructions if n.startswith(opcode)] for what, opcode in of.items()}
     return {what: max(map(machine_code.width, found), default=0) for what, found in names.items()}
-
-
-def _run_block(kernel: Kernel, launch: Launch, ptx: str, watch: _Watch) -> None:
-    """On copies of the arrays."""
-    program, arguments = ptx_machine.Program(ptx), list(launch.arguments)
-    arrays = [x for argument in arguments for x in (argument if isinstance(argument, tuple) else (argument,))]
-    memory = ptx_machine.Memory([x for x in arrays if isinstance(x, np.ndarray)])
-    addresses = iter(memory.addresses)
-
-    def bits(x: Any) -> Any:
-        if isinstance(x, tuple):
-            return tuple(map(bits, x))
-        return next(addresses) if isinstance(x, np.ndarray) else x
-
-    packed = ptx_machine.pack(program, map(bits, arguments))
-    ptx_machine.execute(
-        program, launch.grid, launch.threads, kernel.shared_bytes, memory, packed, [BLOCK], watch
-    )  # fmt: skip

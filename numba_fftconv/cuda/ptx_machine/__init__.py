@@ -17,12 +17,12 @@ Every error names the instruction and its line. `run` takes a kernel and its arg
 """
 
 from .block import AccessError, Addressed, AlignmentError, BarrierError, Observer, UnknownInstructionError
-from .launch import execute, pack, ptx_of, run
+from .launch import execute, pack, ptx_of, run, start
 from .memory import Memory, Rows
 from .program import Instruction, MachineError, Program
 from .races import RaceError
 
 __all__ = [
     "AccessError", "Addressed", "AlignmentError", "BarrierError", "Instruction", "MachineError", "Memory", "Observer",
-    "Program", "RaceError", "Rows", "UnknownInstructionError", "execute", "pack", "ptx_of", "run",
+    "Program", "RaceError", "Rows", "UnknownInstructionError", "execute", "pack", "ptx_of", "run", "start",
 ]  # fmt: skip

@@ -68,6 +68,34 @@ def ptx_of(kernel: Kernel, lines: bool = False) -> str:
     return compile_ptx(kernel, ARCHITECTURE, lines)
 
 
+def start(
+    program: Program,
+    grid: Sequence[int],
+    threads: int | Sequence[int],
+    shared_bytes: int,
+    arguments: Sequence[Any],
+    blocks: Sequence[Sequence[int]] | None = None,
+    observer: Observer | None = None,
+) -> Memory:
+    """Run blocks on copies of the arrays among the arguments, which are those of `run`; what they leave in them."""
+    flat = [x for argument in arguments for x in (argument if _is_struct(argument) else (argument,))]
+    memory = Memory([x for x in flat if isinstance(x, np.ndarray | Rows)])
+    addresses = iter(memory.addresses)
+
+    def value(x: Any) -> Any:
+        if _is_struct(x):
+            return tuple(map(value, x))
+        return next(addresses) if isinstance(x, np.ndarray | Rows) else x
+
+    packed = pack(program, map(value, arguments))
+    execute(program, grid, threads, shared_bytes, memory, packed, blocks, observer)
+    return memory
+
+
+def _is_struct(argument: Any) -> bool:
+    return isinstance(argument, tuple) and not isinstance(argument, Rows)
+
+
 def run(
     kernel: Kernel,
     grid: Sequence[int],
@@ -82,7 +110,7 @@ def run(
     Parameters
     ----------
     arguments : NumPy arrays, C-contiguous, and Rows, which are pointers to themselves; None, the null pointer; numbers,
-        floats as float32; tuples of numbers, passed field by field or as a struct, as the program has it.
+        floats as float32; tuples of these, passed field by field or as a struct, as the program has it.
     blocks : which to run, as (x, y, z); all of the grid by default.
 
     Raises
@@ -91,32 +119,13 @@ def run(
     is met again with them by a second run, of a build that does.
     """
 
-    def launch(text: str) -> Memory:
-        memory = Memory([x for x in _flat(arguments) if isinstance(x, np.ndarray | Rows)])
-        addresses = iter(memory.addresses)
+    def launched(text: str) -> Memory:
+        return start(program_of(text), grid, kernel.threads, kernel.shared_bytes, arguments, blocks, observer)
 
-        def bits(x: Any) -> Any:
-            if isinstance(x, tuple) and not isinstance(x, Rows):
-                return tuple(map(bits, x))
-            return next(addresses) if isinstance(x, np.ndarray | Rows) else x
-
-        program = program_of(text)
-        packed = pack(program, map(bits, arguments))
-        execute(program, grid, kernel.threads, kernel.shared_bytes, memory, packed, blocks, observer)
-        return memory
-
-    if ptx is not None:
-        launch(ptx).write_back()
-        return
     try:
-        memory = launch(ptx_of(kernel))
+        memory = launched(ptx_of(kernel) if ptx is None else ptx)
     except MachineError:
-        launch(ptx_of(kernel, lines=True))
+        if ptx is None:
+            launched(ptx_of(kernel, lines=True))
         raise  # what the build with lines does not meet
     memory.write_back()
-
-
-def _flat(arguments: Iterable[Any]) -> list[Any]:
-    """Arguments, and in the place of tuples their fields."""
-    nested = [x if isinstance(x, tuple) and not isinstance(x, Rows) else (x,) for x in arguments]
-    return [field for fields in nested for field in fields]
