@@ -88,10 +88,10 @@ def case(kernel: Kernel, samples: int = SAMPLES, extent: int = EXTENT, count: in
 
     if found := nvrtc.PRODUCT.fullmatch(kernel.name):
         tile = next(tile for tile in TILES if str(tile) == found[1])
-        shape = product.Shape(*[extent] * 6, groups=1, accumulate=0)
+        shape = product.Shape(*[extent] * 6, 1, 0)
         pitches = product.Pitches(*[extent * extent] * 3)
-        A, B, Y = (spectrum(count, extent, extent) for _ in "ABY")
-        return Case(product.grid(tile, extent, extent, count), (A, B, Y, shape, pitches), 2)
+        operands = (spectrum(count, extent, extent) for _ in range(3))
+        return Case(product.grid(tile, extent, extent, count), (*operands, shape, pitches), 2)
     match = nvrtc.TRANSFORM.fullmatch(kernel.name)
     assert match, kernel.name
     what, T, B, half, spaced, accumulate = match[1], int(match[2]), int(match[3]), *match.groups()[3:]
@@ -147,8 +147,8 @@ def compare(
             launch()
         ours, theirs = (each[of.result].read() for each in placed)
         seconds = list(zip(*turn(launches, turns), strict=True))
-    apart = np.abs(ours - theirs).max() / np.abs(ours).max()
-    return Compared(*(statistics.median(times[1:]) for times in seconds), float(apart))
+    numba, nvcc = (statistics.median(times[1:]) for times in seconds)
+    return Compared(numba, nvcc, float(np.abs(ours - theirs).max() / np.abs(ours).max()))
 
 
 def turn(launches: list[Launch], turns: int) -> Iterator[list[float]]:
