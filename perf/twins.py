@@ -88,7 +88,7 @@ def case(kernel: Kernel, samples: int = SAMPLES, extent: int = EXTENT, count: in
 
     if found := nvrtc.PRODUCT.fullmatch(kernel.name):
         tile = next(tile for tile in TILES if str(tile) == found[1])
-        shape = product.Shape(*[extent] * 6, 1, 0)
+        shape = product.Shape._make([*[extent] * 6, 1, 0])
         pitches = product.Pitches(*[extent * extent] * 3)
         operands = (spectrum(count, extent, extent) for _ in range(3))
         return Case(product.grid(tile, extent, extent, count), (*operands, shape, pitches), 2)
