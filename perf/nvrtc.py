@@ -20,8 +20,9 @@ from pathlib import Path
 from typing import Any
 
 from numba_fftconv.cuda.product import FORMS
-from numba_fftconv.cuda.tiles import REGISTERS, TILES
+from numba_fftconv.cuda.tiles import TILES
 from numba_fftconv.cuda.toolchain import Architecture, Binary, Kernel, link
+from numba_fftconv.gpus import MULTIPROCESSORS
 
 SOURCES = Path(__file__).parents[1] / "src"
 STANDARD = "-std=c++17"
@@ -57,7 +58,7 @@ def resident(kernel: Kernel) -> int:
     """Blocks that a multiprocessor shall hold, or holds if threads have the registers that the kernel is held to."""
     if kernel.most_registers is None:
         return kernel.least_blocks
-    return max(1, REGISTERS // (kernel.threads * kernel.most_registers))
+    return max(1, MULTIPROCESSORS[9, 0].registers // (kernel.threads * kernel.most_registers))
 
 
 def source(wanted: str) -> Path:

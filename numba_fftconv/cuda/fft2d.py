@@ -185,8 +185,10 @@ def make_tile_access(T: int, B: int, half: bool) -> TileAccess:
                 g += step
                 u = z[i]
                 v = z[LENGTH - i]
-                store_c64(gX, f, complex(HALF * (u.real + v.real), HALF * (u.imag - v.imag)))
-                store_c64(gX, g, complex(HALF * (u.imag + v.imag), HALF * (v.real - u.real)))
+                re = HALF * u.real  # halved first, so that each sum below is one FFMA
+                im = HALF * u.imag
+                store_c64(gX, f, complex(re + HALF * v.real, im - HALF * v.imag))
+                store_c64(gX, g, complex(im + HALF * v.imag, HALF * v.real - re))
             store_c64(gX, f + step, complex(z[HALF_LENGTH].real, ZERO))
             store_c64(gX, g + step, complex(z[HALF_LENGTH].imag, ZERO))
         else:

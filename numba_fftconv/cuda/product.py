@@ -200,8 +200,9 @@ def product_kernel(pass_name: str, config: ProductConfig, vec: int) -> Kernel:
 
     def product(gA: Any, gB: Any, gY: Any, shape: Any, pitches: Any) -> None:
         s = cuda.shared.array(0, types.complex64, 16)
-        block = u32(cuda.blockIdx.z)
-        f, group = i64(block // u32(shape.groups)), i64(block % u32(shape.groups))
+        block, groups = u32(cuda.blockIdx.z), max(u32(shape.groups), u32(1))  # seen to be positive: no test for zero
+        bin_of_block = u32(block // groups)
+        f, group = i64(bin_of_block), i64(u32(block - bin_of_block * groups))
         m_block, n_block = i32(cuda.blockIdx.y * BM), i32(cuda.blockIdx.x * BN)
 
         # Where this bin and group start in each array, in 64 bits; inside a bin 32 are enough.

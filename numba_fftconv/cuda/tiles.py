@@ -12,13 +12,11 @@ where rows and columns fill them; small ones waste less at ragged edges, and mak
 
 from dataclasses import dataclass
 
+from ..gpus import MULTIPROCESSORS, WARP
 from ..integers import ceil_div, round_up
+from .occupancy import occupancy
 
 COMPLEX_BYTES = 8
-WARP = 32
-REGISTERS = 65536  # of a multiprocessor
-SHARED_BYTES = 227 * 1024  # of a multiprocessor
-RESERVED_BYTES = 1024  # of shared memory, taken by the system from each block
 BLOCK_SHARED_BYTES = 48 * 1024  # of a block, without opting in to more
 PAD = 2  # complex values at the end of a row that lies along the contraction
 WARPS_TO_FILL = 8  # two a scheduler: with fewer, FFMA waits for its own results
@@ -26,7 +24,7 @@ MULTIPLY_ADDS_A_CLOCK = 32
 L2_BYTES_A_CLOCK = 24  # of one multiprocessor, all of them reading
 NOT_HIDDEN = 0.25  # of the shorter of computing and fetching; an estimate
 # Registers that a thread may take, by the complex accumulators that it holds; the compiler is held to it.
-REGISTER_BUDGET = {64: 238, 32: 128, 16: 104, 4: 64}
+REGISTER_BUDGET = {64: 238, 32: 128, 16: 96, 4: 64}
 
 
 @dataclass(frozen=True)
@@ -74,9 +72,9 @@ class ProductConfig:
 
     @property
     def resident(self) -> int:
-        """Blocks that a multiprocessor holds at once."""
-        by_registers = REGISTERS // (REGISTER_BUDGET[self.TM * self.TN] * self.threads)
-        return min(by_registers, SHARED_BYTES // (self.shared_bytes() + RESERVED_BYTES))
+        """Blocks that a multiprocessor of sm_90 holds at once."""
+        registers = REGISTER_BUDGET[self.TM * self.TN]
+        return occupancy(MULTIPROCESSORS[9, 0], self.threads, registers, self.shared_bytes()).blocks
 
     def __str__(self) -> str:
         return f"{self.BM}x{self.BN}"
