@@ -25,6 +25,7 @@ from numba_fftconv.passes import PASSES
 
 PROFILE_RUNS = 5
 LOOSE = 1e-3
+LEAST_ROUNDS = 3  # of slow calls too: fewer have no median
 LONG = 0.5  # seconds of a call that is probed once
 
 
@@ -67,7 +68,7 @@ def in_turns(
     round_seconds = sum(SETTLE_SECONDS + max(SETTLE_SECONDS, TURN * once) for once in seconds)
     gc.collect()
     gc.disable()
-    for _ in range(max(1, min(effort.rounds, int(effort.seconds / round_seconds)))):
+    for _ in range(min(effort.rounds, max(LEAST_ROUNDS, int(effort.seconds / round_seconds)))):
         for name, contestant in contestants.items():
             samples[name] += place.turn(contestant, gate)
     gc.enable()

@@ -133,7 +133,7 @@ def layers(rows: list[Any], result: Result) -> Figure:
     for row in rows:
         for peer, found in row["ratios"].items():
             panels.setdefault(row["pass_name"], {}).setdefault(peer, {})[line(row)] = found["ratio"]
-    return dots(panels, "time of the peer / time of ours", f"ratio to peers: {result['about']['title']}", loses=True)
+    return dots(panels, "time of the peer / time of ours", f"ratio to peers: {result['about']['title']}", one="loses")
 
 
 def stages(rows: list[Any], result: Result) -> Figure:
@@ -146,7 +146,7 @@ def stages(rows: list[Any], result: Result) -> Figure:
                 bound = row["stage_bounds"][name][1]
                 panels.setdefault(row["pass_name"], {}).setdefault(stage, {})[line(row)] = bound / spent
     bounds = "time of a copy of as many bytes, or of the vendor's batched product, / time of the stage"
-    return dots(panels, bounds, f"stages against their bounds: {result['about']['title']}", loses=False)
+    return dots(panels, bounds, f"stages against their bounds: {result['about']['title']}", one="line")
 
 
 def memory(records: list[Any], result: Result) -> Figure:
@@ -156,7 +156,7 @@ def memory(records: list[Any], result: Result) -> Figure:
         for who, least in least_peaks(record).items():
             if least > 0:
                 panels.setdefault(record["pass_name"], {}).setdefault(who, {})[line(record)] = least
-    return dots(panels, "peak memory of a call, MB", f"memory beyond operands: {result['about']['title']}", loses=False)
+    return dots(panels, "peak memory of a call, MB", f"memory beyond operands: {result['about']['title']}")
 
 
 def least_peaks(record: Mapping[str, Any]) -> dict[str, float]:
@@ -164,8 +164,8 @@ def least_peaks(record: Mapping[str, Any]) -> dict[str, float]:
     return {who: min(by_setting.values()) / 1e6 for who, by_setting in record["peak_bytes"].items()}
 
 
-def dots(panels: dict[str, Dots], axis: str, title: str, loses: bool) -> Figure:
-    """A panel a pass side by side, a line a label, a dot a series; one is marked, and below it shaded if that loses."""
+def dots(panels: dict[str, Dots], axis: str, title: str, one: str = "") -> Figure:
+    """A panel a pass side by side, a line a label, a dot a series; a line at one, if wanted, or all below it shaded."""
     labels = list(dict.fromkeys(name for panel in panels.values() for found in panel.values() for name in found))
     series = list(dict.fromkeys(name for panel in panels.values() for name in panel))
     size = (2.4 + 3.4 * len(panels), 1.9 + 0.38 * len(labels))
@@ -178,10 +178,10 @@ def dots(panels: dict[str, Dots], axis: str, title: str, loses: bool) -> Figure:
         axes.set_xscale("log")
         plain_ticks(axes.xaxis)
         left, right = axes.get_xlim()
-        if loses:
+        if one == "loses":
             axes.axvspan(min(left, 0.8), 1, **LOSES)
             axes.set_xlim(min(left, 0.8), right)
-        if left < 1 < right:
+        if one and left < 1 < right:
             axes.axvline(1, color="black", linewidth=0.8)
         axes.set_title(pass_name, fontsize=11)
         axes.grid(which="major", alpha=0.35)
@@ -189,7 +189,7 @@ def dots(panels: dict[str, Dots], axis: str, title: str, loses: bool) -> Figure:
     grid[0, 0].set_ylim(len(labels) - 0.4, -0.6)
     grid[0, len(panels) // 2].set_xlabel(axis, fontsize=11)
     figure.suptitle(title, fontsize=13)
-    legend(figure, loses)
+    legend(figure, one == "loses")
     return figure
 
 

@@ -47,17 +47,15 @@ def absent(rows: Sequence[Row]) -> list[str]:
 
 
 def memory(records: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Ours against the leanest setting of torch, the least and the most of all problems."""
-    ratios = {}
+    """The least and the most of all problems by contestant, each in its leanest setting."""
+    peaks: dict[str, list[int]] = {}
     for record in records:
-        peaks = {who: min(by.values()) for who, by in record["peak_bytes"].items() if by}
-        if {"ours", "torch"} <= set(peaks):
-            ratios[f"{record['pass_name']} of {record['layer']}"] = peaks["ours"] / max(1, peaks["torch"])
-    if not ratios:
+        for who, by_setting in record["peak_bytes"].items():
+            peaks.setdefault(who, []).append(min(by_setting.values()))
+    if not peaks:
         return []
-    ends = dict.fromkeys((min(ratios, key=ratios.__getitem__), max(ratios, key=ratios.__getitem__)))
-    said = " to ".join(f"{ratios[name]:.1f} times ({name})" for name in ends)
-    return [f"Peak memory beyond the operands, the result among it: {said} that of torch in its leanest setting."]
+    said = ", ".join(f"{who} {min(nbytes) / 1e6:.1f} to {max(nbytes) / 1e6:.1f}" for who, nbytes in peaks.items())
+    return [f"Peak memory of a call beyond its operands, its result among it, in MB: {said}."]
 
 
 def launch(record: Mapping[str, Any] | None) -> list[str]:
