@@ -176,11 +176,12 @@ def dots(panels: dict[str, Dots], axis: str, title: str, one: str = "") -> Figur
             heights = [labels.index(label) for label in found]
             axes.plot(found.values(), heights, marker, color=colour(name, series), label=label(name), markersize=6)
         axes.set_xscale("log")
-        plain_ticks(axes.xaxis)
         left, right = axes.get_xlim()
         if one == "loses":
-            axes.axvspan(min(left, 0.8), 1, **LOSES)
-            axes.set_xlim(min(left, 0.8), right)
+            left = min(left, 0.8)
+            axes.axvspan(left, 1, **LOSES)
+            axes.set_xlim(left, right)
+        plain_ticks(axes.xaxis)
         if one and left < 1 < right:
             axes.axvline(1, color="black", linewidth=0.8)
         axes.set_title(pass_name, fontsize=11)
