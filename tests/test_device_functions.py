@@ -94,7 +94,7 @@ def test_code_is_inlined_and_stays_in_registers(make: Any, arguments: Any, barri
     assert found.count(r"D(ADD|MUL|FMA|SETP|MNMX)|F2F.*F64|I2F.*F64") == 0, "float64"
     assert found.count("BAR") == barriers, "two in each transform, and the kernel's own"
     assert found.count(r"(LD|ST)\.") == 0, "an access whose memory space the compiler did not see"
-    assert found.count(r"LDS\.(64|128)") == found.lds and found.count(r"STS\.(64|128)") == found.sts
+    assert found.count(r"LDS\.(64|128)") == found.count("LDS") and found.count(r"STS\.(64|128)") == found.count("STS")
 
 
 # ---- run -------------------------------------------------------------------------------------------------------------
