@@ -3,7 +3,7 @@
 `FakeDriver` stands in for the module cuda.bindings.driver; the fixture `fake_driver` puts it there. It has two devices.
 Device memory is host memory: what a test registers, or gets from `empty` and `array`, belongs to a device and lies at
 its own address. A launch reads its parameters out of memory as a GPU does, each where kernelParams points, with the
-sizes that the PTX names, and runs that PTX by ptx_machine.py: so a parameter that is packed wrongly, a symbol that is
+sizes that the PTX names, and runs that PTX by cuda/ptx_machine: so a parameter that is packed wrongly, a symbol that is
 not in the cubin, shared memory without leave or the wrong context fail as they would on a GPU. A launch is done when it
 returns; what streams and events would have ordered stands in `log`.
 

@@ -1,4 +1,4 @@
-"""The machine code of the transform kernels: counted, for every length, and run by the machine of ptx_machine.py.
+"""The machine code of the transform kernels: counted, for every length, and run by the PTX machine.
 
 Read off cubins that are made here for GPUs that are elsewhere: no driver is needed.
 """
