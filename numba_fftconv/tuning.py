@@ -84,8 +84,7 @@ def cost_on(gpu: gpus.Gpu, stage: Stage, dtype: str) -> Cost:
 @cache
 def figures(architecture: tuple[int, int]) -> str:
     """The GPU of the table that stands for an architecture: the newest that is not newer."""
-    versions = {name: (int(name[3:-1]), int(name[-1])) for name in GPUS}
-    return max((name for name in GPUS if versions[name] <= architecture), key=versions.__getitem__)
+    return gpus.sm(max(gpu.architecture for gpu in GPUS.values() if gpu.architecture <= architecture))
 
 
 # ---- choosing --------------------------------------------------------------------------------------------------------

@@ -29,9 +29,10 @@ from numba_fftconv.cuda.product import FORMS, product_kernel
 from numba_fftconv.cuda.sums import sum_kernel
 from numba_fftconv.cuda.tiles import TILES
 from numba_fftconv.cuda.toolchain import Kernel
+from numba_fftconv.gpus import MULTIPROCESSORS
 from numba_fftconv.options import FFT_SIZES
 
-MOST_SHARED = {90: 232448, 80: 166912}  # bytes that a block may have, by architecture
+MOST_SHARED = {sm: MULTIPROCESSORS[divmod(sm, 10)].block_shared for sm in (90, 80)}  # bytes that a block may have
 PROCESSES = 2
 # What the design expected on sm_90: registers of transform and inverse by T; of a tile, registers, loop, share of FFMA.
 DESIGNED = {8: "32 / 31", 16: "48 / 50", 32: "80 / 80", 64: "156 / 152"}

@@ -19,9 +19,10 @@ from numba_fftconv.cuda.product import FORMS
 from numba_fftconv.cuda.sums import Extents, sum_kernel
 from numba_fftconv.cuda.tiles import TILES
 from numba_fftconv.cuda.toolchain import Kernel
+from numba_fftconv.gpus import MULTIPROCESSORS
 from numba_fftconv.options import FFT_SIZES
 
-MOST_SHARED = 232448  # bytes of a block on sm_90: kernels have as many planes a block as there
+MOST_SHARED = MULTIPROCESSORS[9, 0].block_shared  # kernels have as many planes a block as on sm_90
 FORMED = (8, 14, 32)  # lengths that have every form in QUICK too
 Check = Callable[[], None]
 

@@ -37,6 +37,7 @@ import numpy as np
 from numba import cuda, types
 
 from ..errors import FFTConvError, UnsupportedError
+from ..gpus import WARP
 from .memory import as_passed, numpy_type
 from .toolchain import SIMULATED, Kernel
 
@@ -45,7 +46,6 @@ try:
 except ImportError:
     greenlet = None
 
-WARP = 32
 EVERY_LANE = 0xFFFFFFFF
 
 # Words of a kernel that Numba's simulator does well enough, and those that this scheduler brings.

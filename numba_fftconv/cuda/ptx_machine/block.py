@@ -11,10 +11,11 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
+from ...gpus import WARP
 from ...integers import round_up
-from .program import Instruction, MachineError, Program
+from .program import Instruction, MachineError, Program, names_of
 from .races import RaceError, Races
-from .table import TABLE, WARP, Values, strange_words
+from .table import TABLE, Values, strange_words
 
 SHARED = 0x400  # the first address of shared memory
 
@@ -138,8 +139,8 @@ class Block:
     def put(self, names: str, values: Values, active: np.ndarray) -> None:
         """Write a register, or several, of the active threads; a value narrower than its register is extended."""
         if isinstance(values, list):
-            for name, value in zip(names.strip("{}").split(","), values, strict=True):
-                self.put(name.strip(), value, active)
+            for name, value in zip(names_of(names), values, strict=True):
+                self.put(name, value, active)
         elif names != "_":
             kind = self.program.registers.get(names) or self.program.registers[names.rstrip("0123456789")]
             if kind != np.bool_ and np.dtype(kind).itemsize != values.itemsize:
@@ -265,8 +266,7 @@ class Block:
             found[:, active] = store[where].view(kind).T
             self.put(register, list(found) if register.startswith("{") else found[0], active)
         else:
-            names = [name.strip() for name in register.strip("{}").split(",")]
-            values = np.stack([self.read(name, kind)[active] for name in names], axis=1)
+            values = np.stack([self.read(name, kind)[active] for name in names_of(register)], axis=1)
             store[where] = np.ascontiguousarray(values).view(np.uint8).reshape(where.shape)
 
     def copy(self, instruction: Instruction, active: np.ndarray) -> None:

@@ -17,6 +17,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ...integers import round_up
+
 TYPES: dict[str, Any] = {
     "pred": np.bool_, "b8": np.uint8, "u8": np.uint8, "s8": np.int8, "b16": np.uint16, "u16": np.uint16,
     "s16": np.int16, "b32": np.uint32, "u32": np.uint32, "s32": np.int32, "b64": np.uint64, "u64": np.uint64,
@@ -92,8 +94,7 @@ class Program:
         self._read(_until_closed(rest), files)
 
     def _add_parameter(self, name: str, size: int, align: int, count: int) -> None:
-        align = align or size
-        offset = (self.parameter_bytes + align - 1) // align * align
+        offset = round_up(self.parameter_bytes, align or size)
         self.parameters.append(Parameter(name, offset, size * (count or 1), bool(count)))
         self.parameter_bytes = offset + size * (count or 1)
 
@@ -115,6 +116,11 @@ class Program:
                     predicate = (found[2], bool(found[1])) if found[2] else None
                     operands = tuple(part.strip() for part in _OUTSIDE_BRACKETS.split(found[4]) if part.strip())
                     self.code.append(Instruction(tuple(found[3].split(".")), operands, predicate, line))
+
+
+def names_of(vector: str) -> list[str]:
+    """The registers of a vector operand, {a, b}; of another operand, itself."""
+    return [name.strip() for name in vector.strip("{}").split(",")]
 
 
 def _until_closed(text: str) -> str:

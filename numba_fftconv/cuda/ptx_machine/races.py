@@ -17,6 +17,7 @@ from typing import NoReturn
 
 import numpy as np
 
+from ...integers import ceil_div
 from .program import Instruction, MachineError
 
 WORD = 4  # bytes
@@ -40,7 +41,7 @@ class Races:
     """What is known of the words of a block's shared memory; methods take the first byte of each thread's access."""
 
     def __init__(self, nbytes: int) -> None:
-        words = -(-nbytes // WORD)
+        words = ceil_div(nbytes, WORD)
         self.barriers = 0
         self.instructions: list[Instruction] = []
         self.numbers: dict[Instruction, int] = {}
@@ -111,5 +112,5 @@ class Races:
 
 def _words(byte: np.ndarray, size: int, thread: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The words that accesses touch, and the thread of each."""
-    each = np.arange(-(-size // WORD))
+    each = np.arange(ceil_div(size, WORD))
     return (byte[:, None] // WORD + each).reshape(-1), np.repeat(thread, len(each))

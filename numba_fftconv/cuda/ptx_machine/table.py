@@ -17,10 +17,10 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from .program import TYPES, Instruction
+from ...gpus import WARP
+from .program import TYPES, Instruction, names_of
 
 Values = np.ndarray | list[np.ndarray]
-WARP = 32
 
 
 class Registers(Protocol):
@@ -164,18 +164,14 @@ def _move(block: Registers, instruction: Instruction) -> Values:
     """A register, or parts of one joined or taken apart, the lowest first."""
     to, of = instruction.operands
     if of.startswith("{"):
-        names = _names(of)
+        names = names_of(of)
         part = f"u{np.dtype(instruction.kind).itemsize // len(names)}"
         return np.stack([block.read(name, np.dtype(part).type) for name in names], axis=1).view(instruction.kind)[:, 0]
     whole = block.read(of, instruction.kind)
     if to.startswith("{"):
-        parts = whole[:, None].view(f"u{whole.itemsize // len(_names(to))}")
+        parts = whole[:, None].view(f"u{whole.itemsize // len(names_of(to))}")
         return list(np.ascontiguousarray(parts.T))
     return whole.copy()
-
-
-def _names(vector: str) -> list[str]:
-    return [name.strip() for name in vector.strip("{}").split(",")]
 
 
 # ---- matrices --------------------------------------------------------------------------------------------------------
@@ -183,7 +179,7 @@ def _names(vector: str) -> list[str]:
 
 def _mma(block: Registers, instruction: Instruction) -> list[np.ndarray]:
     """D = A B + C of 16 x K by K x 8, spread over a warp: lane l holds rows l//4 and l//4 + 8, columns about l%4."""
-    a, b, c = (_names(operand) for operand in instruction.operands[1:])
+    a, b, c = (names_of(operand) for operand in instruction.operands[1:])
     lane = np.arange(WARP)
     row, column = lane // 4, lane % 4
     half = "bf16" in instruction.words  # two values of K in a register
