@@ -219,8 +219,8 @@ def plan_conv2d(
     dtype : float32 or float64.
     stride, padding, dilation, groups : as in conv2d.
     precision : arithmetic of the multiply stage; None is the dtype's own.
-    fft_size : transform length, an even product of 2, 3, 5, 7 up to 64; None chooses the fastest for the three passes
-        together by a cost model, as the functions do.
+    fft_size : transform length, an even product of 2, 3, 5, 7 up to 64, or 128 or 256; or two of them, (rows, columns).
+        None chooses the fastest for the three passes together by a cost model, as the functions do.
     workspace_limit : bytes that the workspace may take; the passes then work through the images in chunks, at the
         transform length of the plan without a limit where that fits, and so with the same bits.
     device : 'cpu', which None is; 'cuda', the current GPU, or 'cuda:1'; or 'sm_80', 'sm_86', 'sm_89', 'sm_90': such a
@@ -238,7 +238,7 @@ def plan_conv2d(
     --------
     >>> plan = plan_conv2d((16, 64, 32, 32), (64, 64, 5, 5), padding=2, fft_size=36, device="cpu")
     >>> plan.fft_size, plan.geometry.output_shape, plan.segments["forward"]
-    (36, (16, 64, 32, 32), (1, 1))
+    ((36, 36), (16, 64, 32, 32), (1, 1))
 
     Source: the planner of FFTW; Mathieu, Henaff, LeCun, arXiv 1312.5851.
     """

@@ -245,15 +245,16 @@ def run(photo: Planes, device: str | None, learn_steps: int, deblur_steps: int, 
 
 def table(stopwatches: list[Stopwatch]) -> Iterator[str]:
     """Milliseconds and GFLOP/s of each pass of each problem."""
-    yield "                                        first   median     GFLOP/s   GFLOP/s"
-    yield "problem  pass          T  images  calls    ms       ms      direct       FFT"
+    yield "                                          first   median     GFLOP/s   GFLOP/s"
+    yield "problem  pass          T    images  calls    ms       ms      direct       FFT"
     for stopwatch in stopwatches:
         plan, g = stopwatch.plan, stopwatch.plan.geometry
         direct = 2 * g.N * g.K * g.C * g.P * g.Q * g.R * g.S
         for pass_name, (first, *later) in stopwatch.seconds.items():
             seconds = statistics.median(later or [first])
+            size = "x".join(map(str, plan.fft_size))
             yield (
-                f"{stopwatch.job:8} {pass_name:11} {plan.fft_size:3} {g.N:7} {1 + len(later):6} {first * 1e3:7.1f}"
+                f"{stopwatch.job:8} {pass_name:11} {size:5} {g.N:7} {1 + len(later):6} {first * 1e3:7.1f}"
                 f" {seconds * 1e3:7.2f} {direct / seconds / 1e9:11.1f} {plan.flops[pass_name] / seconds / 1e9:9.1f}"
             )
     yield "direct: 2 N K C P Q R S, the multiplications and additions of the definition, in the same time;"

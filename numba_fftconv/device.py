@@ -59,7 +59,7 @@ from .cuda.fft2d import shared_bytes as _shared_bytes
 from .cuda.rows import make_product
 from .cuda.toolchain import SIMULATED, device_function
 from .errors import InvalidOptionError
-from .options import FFT_SIZES, MAX_FFT, integer
+from .options import CODELET_SIZES, integer
 
 if SIMULATED:
     simulator.install()
@@ -145,10 +145,10 @@ def make_tile(fft_size: int, planes: int) -> Tile:
 
 
 def _length(fft_size: Any) -> int:
-    form = f"an even product of 2, 3, 5, 7 up to {MAX_FFT}"
+    form = f"an even product of 2, 3, 5, 7 up to {CODELET_SIZES[-1]}"
     T = integer(fft_size, "fft_size", fft_size, form, -np.inf, np.inf)
-    if T not in FFT_SIZES:
-        near = min(FFT_SIZES, key=lambda size: abs(size - T))
+    if T not in CODELET_SIZES:
+        near = min(CODELET_SIZES, key=lambda size: abs(size - T))
         raise InvalidOptionError(f"fft_size is {fft_size!r}: it must be {form}; the nearest is {near}")
     return T
 

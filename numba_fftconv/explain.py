@@ -7,9 +7,10 @@ from collections.abc import Iterable
 from typing import Any
 
 from . import tuning
+from .integers import area
 from .passes import PASSES
 
-SHOWN = 8  # rejected lengths
+SHOWN = 8  # rejected sizes
 
 
 def seconds(value: float) -> str:
@@ -22,33 +23,34 @@ def seconds(value: float) -> str:
 
 def explain(plan: Any) -> str:
     """The text of `ConvPlan.explain`."""
-    g, T = plan.geometry, plan.fft_size
+    g, (rows, columns) = plan.geometry, plan.fft_size
     made_for = g, plan.dtype, plan.target
     limit = "" if plan.workspace_limit is None else f" of at most {plan.workspace_limit:,}"
     gpu = f" (figures of {tuning.GPUS[plan.target].name})" if plan.target in tuning.GPUS else ""
     lines = [
         f"input {g.input_shape}, weight {g.weight_shape}, output {g.output_shape}, {plan.dtype} on {plan.device}{gpu}",
         f"padding {g.padding}, stride {g.stride}, dilation {g.dilation}, groups {g.groups}, precision {plan.precision}",
-        f"transform length T = {T}: tiles of {T} x {T}; workspace {plan.workspace_size:,} bytes{limit}",
+        f"transforms of {rows} x {columns}; workspace {plan.workspace_size:,} bytes{limit}",
     ]
     direct = tuning.direct_seconds(*made_for, plan.threads)
     for name in PASSES:
         lines += ["", *_pass(plan, name, direct)]
     others = tuning.candidates(*made_for, plan.workspace_limit, plan.threads)
-    rejected = sorted((other for other in others if T != other.T), key=lambda other: other.seconds)
+    rejected = sorted((other for other in others if other.size != plan.fft_size), key=lambda other: other.seconds)
     title = f"rejected: the fastest {SHOWN} of {len(rejected)}" if len(rejected) > SHOWN else "rejected"
-    lines += ["", f"{title}, by predicted time of the three passes; T = {T} takes {seconds(plan.choice.seconds)}"]
-    lines += [
-        f"  T = {other.T:2}  {seconds(other.seconds):>8}  {other.workspace:,} bytes" for other in rejected[:SHOWN]
-    ]
-    return "\n".join(lines if rejected else [*lines, "  none: no other length holds this kernel"])
+    taken = f"{rows} x {columns} takes {seconds(plan.choice.seconds)}"
+    lines += ["", f"{title}, by predicted time of the three passes; {taken}"]
+    for other in rejected[:SHOWN]:
+        tall, wide = other.size
+        lines.append(f"  {tall:3} x {wide:<3}  {seconds(other.seconds):>8}  {other.workspace:,} bytes")
+    return "\n".join(lines if rejected else [*lines, "  none: no other size holds this kernel"])
 
 
 def _pass(plan: Any, name: str, direct: float) -> Iterable[str]:
     """A pass: its equation and segments, a row for each stage, and the sum; `direct` is the time of a direct sum."""
     row, choice, stages = PASSES[name], plan.choice.by_pass[name], plan.stages[name]
-    T, (down, across), (height, width) = plan.fft_size, plan.segments[name], plan.geometry.shapes[row.operands[0]][-2:]
-    waste = 1 - height * width / (down * across * T * T)
+    (down, across), (height, width) = plan.segments[name], plan.geometry.shapes[row.operands[0]][-2:]
+    waste = 1 - height * width / (down * across * area(plan.fft_size))
     yield f"{name}: {row.equation}"
     yield f"  {down} x {across} segments of each plane of {height} x {width}; padding waste {waste:.0%}"
     if choice.schedule is not None:

@@ -20,7 +20,7 @@ import numpy as np
 
 from . import options
 from .errors import InvalidShapeError, UnsupportedError
-from .integers import ceil_div
+from .integers import Size, ceil_div
 from .options import FFT_SIZES, MAX_FFT, Layer, Pair
 
 LARGEST_ARRAY = 2**56  # samples of an array: its bytes, counted from any sample, stay below 2**63
@@ -201,7 +201,7 @@ class ConvGeometry:
         ------
         InvalidShapeError : ranks, sizes, channels or groups that do not fit; a kernel larger than the padded input.
         InvalidOptionError : a stride, padding, dilation or groups that no layer can have.
-        UnsupportedError : a kernel of more than 64 samples a side after dilation; arrays of more than 2**56 samples.
+        UnsupportedError : a kernel of more than 256 samples a side after dilation; arrays of more than 2**56 samples.
 
         Examples
         --------
@@ -253,21 +253,22 @@ class ConvGeometry:
         """Planes (k, c) of the weight."""
         return self.K * (self.C // self.groups)
 
-    def segments(self, T: int, pass_name: str) -> Pair:
+    def segments(self, size: Size, pass_name: str) -> Pair:
         """Segments that a pass cuts each plane into: (down, across)."""
-        return self.rows.segments(T, pass_name), self.cols.segments(T, pass_name)
+        return self.rows.segments(size[0], pass_name), self.cols.segments(size[1], pass_name)
 
-    def windows(self, T: int, pass_name: str) -> int:
+    def windows(self, size: Size, pass_name: str) -> int:
         """(image, segment) pairs of a pass: the letter m."""
-        return self.N * prod(self.segments(T, pass_name))
+        return self.N * prod(self.segments(size, pass_name))
 
-    def maps(self, name: str, T: int) -> tuple[PlaneMap, PlaneMap]:
+    def maps(self, name: str, size: Size) -> tuple[PlaneMap, PlaneMap]:
         """The maps of that name (passes.py) of both axes."""
-        return getattr(self.rows, name)(T), getattr(self.cols, name)(T)
+        return getattr(self.rows, name)(size[0]), getattr(self.cols, name)(size[1])
 
-    def smallest_fft(self) -> int:
-        """The smallest transform length that holds the kernel on both axes."""
-        return next(T for T in FFT_SIZES if max(self.rows.reach, self.cols.reach) < T)
+    def smallest_fft(self) -> Size:
+        """The smallest transform lengths that hold the kernel."""
+        rows, columns = (next(T for T in FFT_SIZES if axis.reach < T) for axis in (self.rows, self.cols))
+        return rows, columns
 
 
 # ---- what fits together ----------------------------------------------------------------------------------------------

@@ -13,16 +13,18 @@ import numpy as np
 
 from .arrays import FLOATS
 from .errors import FFTConvError, InvalidOptionError, InvalidShapeError, InvalidTypeError, UnsupportedError
+from .integers import Size
 
 Pair = tuple[int, int]
 LARGEST = 2**40  # of every number of samples that a caller gives: positions then stay far below 2**63
-MAX_FFT = 64
+MAX_FFT = 256
 PRECISIONS = {"float32": ("fp32", "tf32x3", "bf16x3", "tf32"), "float64": ("fp64",)}
 
 INPUT_FORM, WEIGHT_FORM = "(N, C, H, W) or (C, H, W)", "(K, C/groups, R, S)"
 PAIR_FORM = "an int or a pair (rows, columns)"
 PADDING_FORM = "an int, (rows, columns), ((top, bottom), (left, right)), 'valid' or 'same'"
-FFT_FORM = f"an even product of 2, 3, 5, 7 up to {MAX_FFT}, or a pair of them"
+FFT_RULE = "an even product of 2, 3, 5, 7 up to 64, or 128 or 256"
+FFT_FORM = f"{FFT_RULE}, or a pair of them (rows, columns)"
 
 
 def _is_fft_size(n: int) -> bool:
@@ -32,7 +34,8 @@ def _is_fft_size(n: int) -> bool:
     return n == 1
 
 
-FFT_SIZES: tuple[int, ...] = tuple(n for n in range(2, MAX_FFT + 1, 2) if _is_fft_size(n))
+CODELET_SIZES: tuple[int, ...] = tuple(n for n in range(2, 65, 2) if _is_fft_size(n))  # a thread transforms in one go
+FFT_SIZES: tuple[int, ...] = (*CODELET_SIZES, 128, MAX_FFT)
 
 
 # ---- numbers ---------------------------------------------------------------------------------------------------------
@@ -157,19 +160,16 @@ def precision(value: Any, dtype: str) -> str:
     return str(value)
 
 
-def fft_size(value: Any, least: int, held: str = "this kernel") -> int:
-    """One of FFT_SIZES from `least` on, the first that holds what the words `held` say."""
+def fft_size(value: Any, least: Size, held: str = "this kernel") -> Size:
+    """Two of FFT_SIZES, of rows and columns, from `least` on, the first that hold what the words `held` say."""
     sides = two(value, "fft_size", value, FFT_FORM)
     rows, columns = (integer(side, "fft_size", value, FFT_FORM, -math.inf, math.inf) for side in sides)
-    for side in (rows, columns):
-        if side not in FFT_SIZES or side < least:
-            near = min((T for T in FFT_SIZES if least <= T), key=lambda T: abs(T - side))
-            rule = f"an even product of 2, 3, 5, 7 from {least}, which holds {held}, to {MAX_FFT}"
-            raise InvalidOptionError(f"fft_size is {value!r}: it must be {rule}; the nearest to {side} is {near}")
-    if rows != columns:
-        same = max(rows, columns)
-        raise UnsupportedError(f"fft_size is {value!r}: this version has tiles of equal sides, such as {same}")
-    return rows
+    for side, low, axis in ((rows, least[0], "rows"), (columns, least[1], "columns")):
+        if side not in FFT_SIZES or side < low:
+            near = min((T for T in FFT_SIZES if low <= T), key=lambda T: abs(T - side))
+            rule = f"{FFT_RULE}, and {axis} must be at least {low} to hold {held}"
+            raise InvalidOptionError(f"fft_size is {value!r}: a side must be {rule}; the nearest to {side} is {near}")
+    return rows, columns
 
 
 def workspace_limit(value: Any) -> int:

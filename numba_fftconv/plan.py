@@ -1,7 +1,7 @@
 """ConvPlan: how the three passes of a layer run. Made once, without arrays and without a GPU; then it runs what fits.
 
 A plan is inert and hashable, compares by what was asked for, and prints itself as its schedule (explain.py). What it
-decides is the transform length T, the segments of the planes, and the order of work and the workspace of each pass
+decides is the transform lengths, the segments of the planes, and the order of work and the workspace of each pass
 (tuning.py). Its methods check their arrays against the plan, the doors (api.py) check theirs against each other; both
 then call `run` or `run_backward`, which check the rest, all of it before anything is written.
 """
@@ -17,9 +17,10 @@ import numpy as np
 from . import arrays, options, passes, tuning
 from .cpu import call as cpu_call
 from .cpu import threads
-from .errors import InvalidTypeError, PlanMismatchError
+from .errors import InvalidTypeError, PlanMismatchError, UnsupportedError
 from .explain import explain
 from .geometry import ConvGeometry, PlaneMap, of_layer
+from .integers import Size
 from .passes import FORWARD, INPUT_GRAD, PASSES, WEIGHT_GRAD, Pass
 from .spectral import SpectralWeight
 
@@ -36,7 +37,7 @@ class ConvPlan:
     dtype : 'float32' or 'float64'.
     device : 'cpu', 'cuda:0' or another GPU of this machine; or the GPU architecture that it can be read for.
     precision : arithmetic of the multiply stage.
-    fft_size : transform length T, in samples.
+    fft_size : transform lengths (rows, columns), in samples.
     workspace_limit : bytes, or None.
 
     Examples
@@ -51,7 +52,7 @@ class ConvPlan:
     dtype: str
     device: str
     precision: str
-    fft_size: int
+    fft_size: Size
     workspace_limit: int | None
     target: str = field(repr=False)  # whose figures priced it: 'cpu' or an architecture
     threads: int = field(repr=False)
@@ -78,7 +79,7 @@ class ConvPlan:
         --------
         >>> geometry = ConvGeometry.from_arguments((1, 1, 8, 8), (1, 1, 3, 3))
         >>> ConvPlan.build(geometry, fft_size=8).fft_size
-        8
+        (8, 8)
         """
         name = options.dtype(dtype)
         mode = options.precision(precision, name)
@@ -116,7 +117,7 @@ class ConvPlan:
         return self.choice.workspace
 
     def explain(self) -> str:
-        """Say how the passes run: T, segments, stages with flops, bytes and predicted time, and what was rejected.
+        """Say how the passes run: segments, stages with flops, bytes and predicted time, and which sizes were rejected.
 
         Examples
         --------
@@ -291,7 +292,7 @@ class ConvPlan:
         return array
 
     def _memory(self, read: Operands) -> dict[str, np.ndarray]:
-        """What the operands lie in; a SpectralWeight must be of this plan's T and weight."""
+        """What the operands lie in; a SpectralWeight must be of this plan's transform lengths and weight."""
         memory, g = {}, self.geometry
         for name, value in read.items():
             if isinstance(value, SpectralWeight):
@@ -324,17 +325,19 @@ def _target(device: str) -> tuple[str, str]:
 
 @lru_cache(1024)
 def _build(
-    geometry: ConvGeometry, dtype: str, precision: str, fft_size: int | None, limit: int | None,
+    geometry: ConvGeometry, dtype: str, precision: str, fft_size: Size | None, limit: int | None,
     device: str, target: str,
 ) -> ConvPlan:  # fmt: skip
     count = threads.thread_count()
     if fft_size is None:
         choice = tuning.candidates(geometry, dtype, target, limit, count)[0]
     else:
+        if not tuning.has_kernels(target, fft_size):
+            raise UnsupportedError(f"fft_size is {fft_size}: this version has no transform of it on {target}")
         choice = tuning.choose(geometry, dtype, target, fft_size, limit, count)
         if limit is not None and choice.workspace > limit:
             raise tuning.too_small(limit, choice.workspace)
-    return ConvPlan(geometry, dtype, device, precision, choice.T, limit, target, count, choice)
+    return ConvPlan(geometry, dtype, device, precision, choice.size, limit, target, count, choice)
 
 
 def clear_cache() -> None:

@@ -1,4 +1,4 @@
-"""SpectralWeight: the spectrum of a weight, made by a plan and taken by every plan of the same T and weight."""
+"""SpectralWeight: the spectrum of a weight, made by a plan and taken by every plan of the same fft_size and weight."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,7 +10,7 @@ from .errors import PlanMismatchError
 
 @dataclass(frozen=True, eq=False)
 class SpectralWeight:
-    """The spectrum of a weight, transformed once; goes wherever the weight goes, with a plan of the same T and weight.
+    """The spectrum of a weight, transformed once; goes where the weight goes, with a plan of its fft_size and weight.
 
     Made by `ConvPlan.transform_weight`; its layout is the engine's own.
 
@@ -27,7 +27,7 @@ class SpectralWeight:
     array: np.ndarray = field(repr=False)
     weight_shape: tuple[int, ...]
     dtype: str
-    fft_size: int
+    fft_size: tuple[int, int]
     dilation: tuple[int, int]
     groups: int
     device: str

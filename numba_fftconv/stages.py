@@ -1,23 +1,24 @@
 """The three stages as calls of their own, for who builds layers in the frequency domain: transform, multiply, inverse.
 
 A spectrum is a C-contiguous complex array [F, rows, columns], a matrix for each frequency bin: [F, N, C] of images,
-[F, K, C] of a weight. Of real planes, with zeros up to T x T, it holds half of the bins, F = T*T/2 + 2; bin f is the
-frequency (ky, kx) = frequencies(T)[f], and those that it leaves out are the conjugates of those that it holds:
+[F, K, C] of a weight. Of real planes, with zeros up to R x Q samples, fft_size=(R, Q), it holds half of the bins,
+F = R*Q/2 + 2; bin f is the frequency (ky, kx) = frequencies(fft_size)[f], and those that it leaves out are the
+conjugates of those that it holds. With e(t) = exp(2 pi i t):
 
-    transform   S[f, n, c] = 2 sum over r, j of x[n, c, r, j] e^(-2 pi i (ky r + kx j) / T)
+    transform   S[f, n, c] = 2 sum over r, j of x[n, c, r, j] e(-ky r/R - kx j/Q)
     multiply    Y[f] = A[f] B[f] / 2, one operand conjugated in forward and weight_grad; the table of passes.py
-    inverse     y[n, c, r, j] = 1/(2 T*T) sum over all T*T bins of S[(ky, kx), n, c] e^(+2 pi i (ky r + kx j) / T)
+    inverse     y[n, c, r, j] = 1/(2 R*Q) sum over all R*Q bins of S[(ky, kx), n, c] e(ky r/R + kx j/Q)
 
 So a spectrum is stored doubled, the product of two is halved, which leaves it doubled, and the inverse divides that
-out: inverse after transform gives the planes, and a product between them circular sums of T x T samples,
+out: inverse after transform gives the planes, and a product between them circular sums of R x Q samples,
 
     forward       y[m, k, p]  = sum over c and r of  x[m, c, (p + r) mod T] w[k, c, r]
     input_grad    dx[m, c, p] = sum over k and r of dy[m, k, (p - r) mod T] w[k, c, r]
     weight_grad   dw[k, c, r] = sum over m and p of  x[m, c, (p + r) mod T] dy[m, k, p]
 
-where p and r stand for both axes. These are the passes of a layer without padding where T is not below the sides of x:
-nothing that wraps round is read. The four bins with ky and kx of 0 or T/2 are real: inverse leaves their imaginary part
-unread.
+where p and r stand for both axes and T for the length of either. These are the passes of a layer without padding where
+no T is below the side of x: nothing that wraps round is read. The four bins with ky of 0 or R/2 and kx of 0 or Q/2 are
+real: inverse leaves their imaginary part unread.
 
 Arrays in host memory are computed by numpy.fft, arrays of a GPU by the kernels of the CUDA engine, on spectra as they
 lie. Source: Mathieu, Henaff, LeCun, arXiv 1312.5851; the layout is that of Vasilache et al., arXiv 1412.7580.
@@ -32,13 +33,14 @@ from . import options, passes
 from .arrays import check_devices, dtype_name, fitting, like, view
 from .cpu import stages as cpu_stages
 from .errors import InvalidOptionError, InvalidShapeError, InvalidTypeError, UnsupportedError
-from .integers import bin_order, bins
-from .options import FFT_SIZES, MAX_FFT
+from .integers import Size, bin_order, bins
+from .options import FFT_RULE, FFT_SIZES, MAX_FFT
 from .passes import Pass
 
 REAL = {np.dtype("complex64"): "float32", np.dtype("complex128"): "float64"}  # of a spectrum's planes
 COMPLEX = {"float32": "complex64", "float64": "complex128"}
-LENGTHS = {bins(T): T for T in FFT_SIZES}  # by the number of bins
+SQUARES = {bins((T, T)): (T, T) for T in FFT_SIZES}  # by the number of bins
+COUNTS = {bins((rows, columns)) for rows in FFT_SIZES for columns in FFT_SIZES}
 AXES = {  # rows and columns of a spectrum, by its letter in passes.py
     "X": ("m", "C"), "Y": ("m", "K"), "W": ("K", "C/groups"),
     "dX": ("m", "C"), "dY": ("m", "K"), "dW": ("K", "C/groups"),
@@ -50,11 +52,11 @@ def frequencies(fft_size: Any) -> np.ndarray:
 
     Parameters
     ----------
-    fft_size : transform length T, an even product of 2, 3, 5, 7 up to 64.
+    fft_size : transform length, an even product of 2, 3, 5, 7 up to 64, or 128 or 256; or two, (rows, columns).
 
     Returns
     -------
-    NumPy array of int [T*T/2 + 2, 2]: ky and kx of every bin, in cycles per T samples.
+    NumPy array of int [F, 2]: ky and kx of every bin, in cycles per tile.
 
     Raises
     ------
@@ -75,22 +77,23 @@ def frequencies(fft_size: Any) -> np.ndarray:
 
     Source: Vasilache et al., arXiv 1412.7580.
     """
-    return np.array(bin_order(_length(fft_size, 1, 1)))
+    return np.array(bin_order(_size(fft_size, 1, 1)))
 
 
 def transform(planes: Any, fft_size: Any, *, out: Any = None, stream: Any = None) -> Any:
-    """Transform every plane, with zeros below and beside it up to T x T samples.
+    """Transform every plane, with zeros below and beside it up to fft_size samples.
 
     Parameters
     ----------
     planes : float32 or float64 array [N, C, H, W], on a GPU float32.
-    fft_size : transform length T, an even product of 2, 3, 5, 7 from H and W to 64.
+    fft_size : transform length, from H and W on an even product of 2, 3, 5, 7 up to 64, or 128 or 256; or two of them,
+        (rows, columns).
     out : C-contiguous array of the result's shape and dtype to write into; on a CPU with any strides.
     stream : CUDA stream; None on a CPU.
 
     Returns
     -------
-    Spectrum [T*T/2 + 2, N, C], complex64 or complex128, twice the discrete Fourier transform of the planes at
+    Spectrum [F, N, C], complex64 or complex128, twice the discrete Fourier transform of the planes at
     `frequencies(fft_size)`, in the library of `planes`; or `out`, where it is given.
 
     Raises
@@ -111,9 +114,9 @@ def transform(planes: Any, fft_size: Any, *, out: Any = None, stream: Any = None
     if x.ndim != 4 or 0 in x.shape[1:]:
         raise InvalidShapeError(f"planes has shape {x.shape}: it must be [N, C, H, W], with samples in every plane")
     N, C, H, W = x.shape
-    T = _length(fft_size, H, W)
-    stages = _stages(T, {"planes": x}, stream)
-    spectrum = stages.output(out, (bins(T), N, C), COMPLEX[dtype])
+    tile = _size(fft_size, H, W)
+    stages = _stages(tile, {"planes": x}, stream)
+    spectrum = stages.output(out, (bins(tile), N, C), COMPLEX[dtype])
     stages.transform(x, spectrum)
     return like(spectrum, planes) if out is None else out
 
@@ -170,19 +173,22 @@ def multiply(
     shape = _product_shape(row, read["a"].shape, read["b"].shape, count)
     if accumulate and out is None:
         raise InvalidOptionError(f"accumulate is {accumulate!r} without out: pass the spectrum to add to as out")
-    stages = _stages(LENGTHS[shape[0]], read, stream)
+    stages = _stages((2, shape[0] - 2), read, stream)  # any tile of so many bins: they are all alike
     product = stages.output(out, shape, read["a"].dtype.name)
     stages.multiply(row, read["a"], read["b"], product, count, bool(accumulate))
     return like(product, a) if out is None else out
 
 
-def inverse(spectrum: Any, size: Any, *, bias: Any = None, out: Any = None, stream: Any = None) -> Any:
+def inverse(
+    spectrum: Any, size: Any, *, fft_size: Any = None, bias: Any = None, out: Any = None, stream: Any = None
+) -> Any:
     """Transform a spectrum back, and crop the planes from the corner of their tiles.
 
     Parameters
     ----------
     spectrum : complex64 or complex128 array [F, N, C]; on a GPU complex64 and C-contiguous.
-    size : (H, W) of the planes, in samples, at most T each.
+    size : (H, W) of the planes, in samples, at most as many as fft_size.
+    fft_size : that of `transform`; None where both lengths are one.
     bias : array [C] of the dtype of the planes, added to the planes of each column; on a GPU without gaps.
     out : array of the result's shape and dtype to write into.
     stream : CUDA stream; None on a CPU.
@@ -207,13 +213,14 @@ def inverse(spectrum: Any, size: Any, *, bias: Any = None, out: Any = None, stre
     """
     given = _spectrum(spectrum, "spectrum")
     read, (F, N, C) = {"spectrum": given}, given.shape
-    T, dtype = LENGTHS[F], REAL[given.dtype]
+    tile, dtype = _tile_of(F, fft_size), REAL[given.dtype]
     H, W = options.pair(size, "size", size)
-    if max(H, W) > T:
-        raise InvalidOptionError(f"size is {size!r}: {F} bins are of tiles of {T} x {T} samples, the largest size here")
+    if tile[0] < H or tile[1] < W:
+        most = f"{F} bins are of tiles of {tile[0]} x {tile[1]} samples, the largest size here"
+        raise InvalidOptionError(f"size is {size!r}: {most}")
     if bias is not None:
         read["bias"] = fitting(bias, "bias", (C,), dtype)
-    stages = _stages(T, read, stream)
+    stages = _stages(tile, read, stream)
     planes = stages.output(out, (N, C, H, W), dtype)
     stages.inverse(given, planes, read.get("bias"))
     return like(planes, spectrum) if out is None else out
@@ -222,23 +229,36 @@ def inverse(spectrum: Any, size: Any, *, bias: Any = None, out: Any = None, stre
 # ---- checks ----------------------------------------------------------------------------------------------------------
 
 
-def _stages(T: int, read: Mapping[str, Any], stream: Any) -> Any:
+def _stages(tile: Size, read: Mapping[str, Any], stream: Any) -> Any:
     """The stages where the arrays lie."""
     check_devices(read)
     if next(iter(read.values())).device == "cpu":
-        return cpu_stages.Stages(T, read, stream)
+        return cpu_stages.Stages(tile, read, stream)
     from .cuda import stages as cuda_stages
 
-    return cuda_stages.Stages(T, read, stream)
+    return cuda_stages.Stages(tile, read, stream)
 
 
-def _length(fft_size: Any, H: int, W: int) -> int:
-    """A transform length that holds planes of this size."""
+def _size(fft_size: Any, H: int, W: int) -> Size:
+    """Transform lengths that hold planes of this size."""
     if max(H, W) > MAX_FFT:
         said = f"planes of {H} x {W} samples: this version transforms at most {MAX_FFT} x {MAX_FFT}"
         raise UnsupportedError(f"{said}; cut them into windows, as conv2d does")
-    least = next(T for T in FFT_SIZES if max(H, W) <= T)
-    return options.fft_size(fft_size, least, f"planes of {H} x {W}")
+    rows, columns = (next(T for T in FFT_SIZES if extent <= T) for extent in (H, W))
+    return options.fft_size(fft_size, (rows, columns), f"planes of {H} x {W}")
+
+
+def _tile_of(F: int, fft_size: Any) -> Size:
+    """The transform lengths of a spectrum of F bins."""
+    if fft_size is not None:
+        tile = _size(fft_size, 1, 1)
+        if bins(tile) != F:
+            said = f"fft_size is {fft_size!r}, which makes {bins(tile)} bins, and the spectrum has {F}"
+            raise InvalidOptionError(f"{said}: pass the fft_size of its transform")
+        return tile
+    if F not in SQUARES:
+        raise InvalidOptionError(f"fft_size is None and the spectrum has {F} bins, those of no square: pass fft_size")
+    return SQUARES[F]
 
 
 def _spectrum(value: Any, name: str) -> np.ndarray:
@@ -249,10 +269,10 @@ def _spectrum(value: Any, name: str) -> np.ndarray:
     if array.ndim != 3 or array.shape[2] == 0:
         raise InvalidShapeError(f"{name} has shape {array.shape}: a spectrum is [F, rows, columns], with columns")
     F = array.shape[0]
-    if F not in LENGTHS:
-        near = min(LENGTHS, key=lambda count: abs(count - F))
-        said = f"{name} has shape {array.shape}: no transform length has {F} bins"
-        raise InvalidShapeError(f"{said}, the nearest is T = {LENGTHS[near]} with {near}")
+    if F not in COUNTS:
+        near = min(SQUARES, key=lambda count: abs(count - F))
+        said = f"{name} has shape {array.shape}: no transform has {F} bins, and each length is {FFT_RULE}"
+        raise InvalidShapeError(f"{said}; the nearest square is {SQUARES[near][0]} with {near}")
     return array
 
 
@@ -264,7 +284,7 @@ def _product_shape(row: Pass, a: tuple[int, ...], b: tuple[int, ...], groups: in
         return InvalidShapeError(f"a, {first}, has shape {a} and b, {second}, has shape {b}: {rule}")
 
     if a[0] != b[0]:
-        raise misfit(f"they are of T = {LENGTHS[a[0]]} and {LENGTHS[b[0]]}, transform both with one fft_size")
+        raise misfit(f"they have {a[0]} and {b[0]} bins, transform both with one fft_size")
     sizes: dict[str, int] = {}
     for letter, shape in ((first, a), (second, b)):
         for axis, size in zip(AXES[letter], shape[1:], strict=True):

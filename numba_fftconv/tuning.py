@@ -1,4 +1,4 @@
-"""What a pass costs, and the choice of the transform length by it.
+"""What a pass costs, and the choice of the transform lengths by it.
 
 `stages` counts flops and bytes. An engine has a model of time: that of the CPU engine is cpu/model.py; that of a GPU is
 a roofline, the larger of arithmetic and memory time of each stage by the figures of data sheets, of which nothing was
@@ -8,7 +8,7 @@ Source of the roofline: Williams, Waterman, Patterson, Communications of the ACM
 """
 
 from collections.abc import Collection
-from functools import cache, lru_cache
+from functools import cache, lru_cache, partial
 from math import prod
 from typing import Any, NamedTuple
 
@@ -20,12 +20,13 @@ from .cpu.fft2d import quarters
 from .cpu.model import Cost, CpuModel, direct_rate
 from .cpu.schedule import Work, schedules, workspace_bytes
 from .cuda import schedule as cuda
-from .errors import WorkspaceError
-from .geometry import ConvGeometry
-from .integers import bins, ceil_div
+from .errors import UnsupportedError, WorkspaceError
+from .geometry import Axis, ConvGeometry
+from .integers import Size, bins, ceil_div
 from .options import FFT_SIZES
 from .passes import PASSES, Pass
 
+FEW = 5  # lengths of each axis of which a plan tries unequal sides
 MOST_WORKSPACE = 2**30  # bytes that a plan takes unasked, where it has the choice
 
 
@@ -41,27 +42,28 @@ class Stage(NamedTuple):
 # ---- flops and bytes -------------------------------------------------------------------------------------------------
 
 
-def stages(geometry: ConvGeometry, itemsize: int, T: int, row: Pass) -> list[Stage]:
+def stages(geometry: ConvGeometry, itemsize: int, size: Size, row: Pass) -> list[Stage]:
     """The stages of a pass, with the flops and bytes that any engine needs: arrays and spectra move once each way."""
-    g, windows = geometry, geometry.windows(T, row.name)
+    g, windows, (rows, columns) = geometry, geometry.windows(size, row.name), size
+    of_plane = (columns * flops(rows) + rows * flops(columns)) // 2  # two planes travel as one
     planes = {"input": windows * g.C, "weight": g.pairs, "output": windows * g.K, "grad_output": windows * g.K}
     names = *row.operands, row.result
     found = []
     for letter, role, name in zip(row.letters, ("transform", "transform", "inverse"), names, strict=True):
-        moved = prod(g.shapes[name]) * itemsize + planes[name] * spectrum_bytes(T, itemsize)
+        moved = prod(g.shapes[name]) * itemsize + planes[name] * spectrum_bytes(size, itemsize)
         height, width = g.shapes[name][-2:]
-        shape = f"{planes[name]:,} planes of {height} x {width} in tiles of {T} x {T}"
-        found.append(Stage(f"{role} {letter.lower()}", shape, planes[name] * T * flops(T), moved))
+        shape = f"{planes[name]:,} planes of {height} x {width} in tiles of {rows} x {columns}"
+        found.append(Stage(f"{role} {letter.lower()}", shape, planes[name] * of_plane, moved))
     Kg, Cg = g.K // g.groups, g.C // g.groups
     m, n, depth = row.extents(windows, Cg, Kg)
-    moved = sum(planes[name] for name in names) * spectrum_bytes(T, itemsize)
-    product = f"{bins(T):,} bins x {g.groups} groups of {m:,} x {n:,}, {depth:,} deep in {row.contracted}"
-    return [*found[:2], Stage("multiply", product, 8 * bins(T) * windows * g.pairs, moved), found[2]]
+    moved = sum(planes[name] for name in names) * spectrum_bytes(size, itemsize)
+    product = f"{bins(size):,} bins x {g.groups} groups of {m:,} x {n:,}, {depth:,} deep in {row.contracted}"
+    return [*found[:2], Stage("multiply", product, 8 * bins(size) * windows * g.pairs, moved), found[2]]
 
 
-def spectrum_bytes(T: int, itemsize: int) -> int:
+def spectrum_bytes(size: Size, itemsize: int) -> int:
     """Of one plane: bins of two reals."""
-    return 2 * bins(T) * itemsize
+    return 2 * bins(size) * itemsize
 
 
 # ---- GPUs, on paper --------------------------------------------------------------------------------------------------
@@ -104,9 +106,9 @@ class PassChoice(NamedTuple):
 
 
 class Choice(NamedTuple):
-    """A transform length and how each pass runs with it, by its name."""
+    """Transform lengths of rows and columns, and how each pass runs with them, by its name."""
 
-    T: int
+    size: Size
     by_pass: dict[str, PassChoice]
 
     @property
@@ -122,19 +124,19 @@ class Choice(NamedTuple):
         return max(choice.workspace for choice in self.passes)
 
 
-def cpu_work(geometry: ConvGeometry, itemsize: int, T: int, row: Pass) -> Work:
+def cpu_work(geometry: ConvGeometry, itemsize: int, size: Size, row: Pass) -> Work:
     """What the CPU engine needs to know of a pass to cut it into tasks, in the faster lanes."""
-    return min(cpu_works(geometry, itemsize, T, row), key=_seconds_alone)
+    return min(cpu_works(geometry, itemsize, size, row), key=_seconds_alone)
 
 
-def cpu_works(geometry: ConvGeometry, itemsize: int, T: int, row: Pass) -> list[Work]:
+def cpu_works(geometry: ConvGeometry, itemsize: int, size: Size, row: Pass) -> list[Work]:
     """One pass in each kind of lanes that it can have."""
     g, extents = geometry, []
     for name, maps in zip((*row.operands, row.result), row.maps, strict=True):
-        ends = (axis.end(n) for axis, n in zip(g.maps(maps, T), g.shapes[name][-2:], strict=True))
-        extents.append(quarters(max(ends), T))
-    segments = prod(g.segments(T, row.name))
-    work = Work(row.name, itemsize, T, max(1, g.N), g.C, g.K, g.groups, segments, (extents[0], extents[1], extents[2]))
+        reached = (axis.end(n) for axis, n in zip(g.maps(maps, size), g.shapes[name][-2:], strict=True))
+        extents.append(quarters(max(reached), max(size)))
+    ends, segments = (extents[0], extents[1], extents[2]), prod(g.segments(size, row.name))
+    work = Work(row.name, itemsize, size, max(1, g.N), g.C, g.K, g.groups, segments, ends)
     return [work, *work.exchanges()]
 
 
@@ -144,37 +146,71 @@ def _seconds_alone(work: Work) -> float:
     return min(choice.seconds for choice in _on_cpu(work, 1))
 
 
-def choose(geometry: ConvGeometry, dtype: str, device: str, T: int, limit: int | None, threads: int) -> Choice:
-    """How the passes run fastest at T within `limit` bytes of workspace; where nothing fits, in the least."""
+def choose(geometry: ConvGeometry, dtype: str, device: str, size: Size, limit: int | None, threads: int) -> Choice:
+    """How the passes run fastest at a size within `limit` bytes of workspace; where nothing fits, in the least."""
 
     def fastest(row: Pass) -> PassChoice:
         if device != "cpu":
-            ways = _on_gpu(geometry, dtype, device, T, row)
+            ways = _on_gpu(geometry, dtype, device, size, row)
         else:
-            work = cpu_work(geometry, np.dtype(dtype).itemsize, T, row)
+            work = cpu_work(geometry, np.dtype(dtype).itemsize, size, row)
             ways = _on_cpu(work, threads) if limit is None else [*_on_cpu(work, threads), *_on_cpu(work, 1)]
         most = max(min(way.workspace for way in ways), MOST_WORKSPACE if limit is None else limit)
         return min((way for way in ways if way.workspace <= most), key=lambda way: way.seconds)
 
-    return Choice(T, {name: fastest(row) for name, row in PASSES.items()})
+    return Choice(size, {name: fastest(row) for name, row in PASSES.items()})
 
 
 def candidates(geometry: ConvGeometry, dtype: str, device: str, limit: int | None, threads: int) -> list[Choice]:
-    """Every transform length that holds the kernel and fits the limit, best first.
+    """Sizes of tiles that hold the kernel and fit the limit, best first.
 
-    Best is the least time of the three passes together without a limit: so T, on which the bits of all results depend,
-    is one for all of them, and a limit changes it only where no schedule at that T fits.
+    Best is the least time of the three passes together without a limit: so the size, on which the bits of all results
+    depend, is one for all of them, and a limit changes it only where no schedule at that size fits.
     """
-    lengths = [T for T in FFT_SIZES if geometry.smallest_fft() <= T]
-    free = (choose(geometry, dtype, device, T, None, threads) for T in lengths)
+    free = (choose(geometry, dtype, device, size, None, threads) for size in sizes(geometry, device))
     ranked = sorted(free, key=lambda choice: choice.seconds)
     if limit is None:
         return ranked
-    made = [choose(geometry, dtype, device, choice.T, limit, threads) for choice in ranked]
+    made = [choose(geometry, dtype, device, choice.size, limit, threads) for choice in ranked]
     fitting = [choice for choice in made if choice.workspace <= limit]
     if not fitting:
         raise too_small(limit, min(choice.workspace for choice in made))
     return fitting
+
+
+def sizes(geometry: ConvGeometry, device: str) -> list[Size]:
+    """The sizes of tiles among which a plan chooses: all squares, and where rows and columns differ, unequal sides.
+
+    Of those each axis has the FEW lengths that cover it with the fewest positions, segments and their overlap counted.
+
+    >>> wide = ConvGeometry.from_arguments((1, 1, 1, 60), (1, 1, 1, 9))
+    >>> (2, 60) in sizes(wide, "cpu")
+    True
+    """
+    axes = geometry.rows, geometry.cols
+    held = [[T for T in FFT_SIZES if axis.reach < T] for axis in axes]
+    found = [(T, T) for T in held[0] if T in held[1]]
+    if geometry.rows != geometry.cols:
+        rows, columns = (
+            sorted(lengths, key=partial(_covered, axis))[:FEW] for axis, lengths in zip(axes, held, strict=True)
+        )
+        found += [(tall, wide) for tall in rows for wide in columns if tall != wide]
+    if not (able := [size for size in found if has_kernels(device, size)]):
+        R, S = geometry.weight_shape[-2:]
+        raise UnsupportedError(f"a kernel of {R} x {S}: this version has no transform for it on {device}")
+    return able
+
+
+def _covered(axis: Axis, T: int) -> int:
+    """Positions of all segments of the three passes; a shorter length is better where two cover as many."""
+    return sum(axis.segments(T, name) for name in PASSES) * T
+
+
+def has_kernels(device: str, size: Size) -> bool:
+    """Whether the engine of a device has transforms of this size."""
+    if device == "cpu":
+        return size[0] == size[1] <= 64
+    return size[0] == size[1] <= 64
 
 
 def too_small(limit: int, needed: int) -> WorkspaceError:
@@ -198,11 +234,11 @@ def _on_cpu(work: Work, threads: int) -> list[PassChoice]:
     ]
 
 
-def _on_gpu(geometry: ConvGeometry, dtype: str, device: str, T: int, row: Pass) -> list[PassChoice]:
+def _on_gpu(geometry: ConvGeometry, dtype: str, device: str, size: Size, row: Pass) -> list[PassChoice]:
     """All windows at once, and ever smaller chunks of them: a chunk costs its launches again."""
-    g, windows = geometry, geometry.windows(T, row.name)
-    costs = [cost_on(GPUS[device], stage, dtype) for stage in stages(g, np.dtype(dtype).itemsize, T, row)]
-    work = cuda.Work(row.name, T, windows, g.C, g.K, g.groups)
+    g, windows = geometry, geometry.windows(size, row.name)
+    costs = [cost_on(GPUS[device], stage, dtype) for stage in stages(g, np.dtype(dtype).itemsize, size, row)]
+    work = cuda.Work(row.name, size, windows, g.C, g.K, g.groups)
     return [
         PassChoice(
             work, way, cuda.workspace_bytes(work, way),

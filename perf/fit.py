@@ -26,7 +26,7 @@ from numba_fftconv import ConvPlan, InvalidOptionError, plan_conv2d, tuning
 from numba_fftconv.cpu import engine, threads
 from numba_fftconv.cpu.model import CPU, CpuModel, CpuRates
 from numba_fftconv.cpu.schedule import Schedule, Work, schedules, workspace_bytes
-from numba_fftconv.geometry import FFT_SIZES
+from numba_fftconv.options import CODELET_SIZES
 from numba_fftconv.passes import PASSES
 
 SECONDS = ("call", "task", "stage")  # of the rates: those that are seconds, not operations or bytes a second
@@ -60,7 +60,7 @@ def samples(names: tuple[str, ...], lengths: tuple[int, ...], count: int) -> Ite
                 plans[T] = plan_conv2d(x.shape, w.shape, dtype=layer.dtype, fft_size=T, **layer.options)
         for name, operands in {"forward": (x, w, dy), "input_grad": (dy, w, x), "weight_grad": (x, dy, w)}.items():
             arrays = (*operands[:2], np.empty_like(operands[2]))
-            works = {T: tuning.cpu_work(plan.geometry, x.itemsize, T, PASSES[name]) for T, plan in plans.items()}
+            works = {T: tuning.cpu_work(plan.geometry, x.itemsize, (T, T), PASSES[name]) for T, plan in plans.items()}
             ways = [(T, way) for T, work in works.items() for way in schedules(work, count)]
             guesses = [predicted(works[T], way, CPU) for T, way in ways]
             for (T, way), guess in zip(ways, guesses, strict=True):
@@ -144,7 +144,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="fewer layers and lengths")
     quick = parser.parse_args().quick
-    names, lengths = (NAMES[4:6], (8, 16)) if quick else (NAMES, FFT_SIZES)
+    names, lengths = (NAMES[4:6], (8, 16)) if quick else (NAMES, CODELET_SIZES)
     count = threads.thread_count()
     taken = list(samples(names, lengths, count))
     about = machine.describe(count)

@@ -30,7 +30,7 @@ from numba_fftconv.cuda.sums import sum_kernel
 from numba_fftconv.cuda.tiles import TILES
 from numba_fftconv.cuda.toolchain import Kernel
 from numba_fftconv.gpus import MULTIPROCESSORS
-from numba_fftconv.options import FFT_SIZES
+from numba_fftconv.options import CODELET_SIZES
 
 MOST_SHARED = {sm: MULTIPROCESSORS[divmod(sm, 10)].block_shared for sm in (90, 80)}  # bytes that a block may have
 PROCESSES = 2
@@ -66,7 +66,7 @@ class Figures:
 def kernels(sm: int) -> dict[str, Kernel]:
     """By name, every kernel that the tables hold for an architecture."""
     found: list[Kernel] = []
-    for T in FFT_SIZES:
+    for T in CODELET_SIZES:
         B = fft2d.tile_planes(T, MOST_SHARED[sm])
         found += [fft2d.transform_kernel(T, B), fft2d.inverse_kernel(T, B)]
     found += [product_kernel(name, config, vec) for config in TILES for name in FORMS for vec in (1, 2)]
@@ -114,7 +114,7 @@ def markdown(rows: list[Figures]) -> str:
     found = {(row.sm, row.kernel): row for row in rows}
     lines = ["| sm | T, B | threads | shared | registers | designed | fp | integer | all |", "|---" * 9 + "|"]
     for sm in MOST_SHARED:
-        for T in FFT_SIZES:
+        for T in CODELET_SIZES:
             B = fft2d.tile_planes(T, MOST_SHARED[sm])
             pair = [found.get((sm, f"{what}_t{T}_b{B}")) for what in ("transform", "inverse")]
             both = [row for row in pair if row is not None]

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 COLUMNS = {
     "layer": 26,
     "pass": 11,
-    "T": -2,
+    "T": -7,
     "ours ms": -9,
     "min": -9,
     "GFLOP/s": -7,
@@ -53,7 +53,8 @@ def lines(row: Row) -> list[str]:
     """A line for every peer, or one without peers, then one for the stages and one for each peer that is absent."""
     summary = row.record()["summary"]
     mine = summary["ours"]
-    head = [row.layer, row.pass_name, row.fft_size, milliseconds(mine["median"]), milliseconds(mine["min"])]
+    size = "x".join(map(str, row.fft_size))
+    head = [row.layer, row.pass_name, size, milliseconds(mine["median"]), milliseconds(mine["min"])]
     head += [f"{row.gflops:.1f}", f"{row.share_of_bound:.0%}"]
     shown: list[str] = []
     for peer in row.peers:

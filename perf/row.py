@@ -22,7 +22,7 @@ class Row:
     layer: str
     problem: str
     pass_name: str
-    fft_size: int
+    fft_size: tuple[int, int]
     flops: int
     bytes: int
     bound: float

@@ -29,10 +29,10 @@ COMPLEX = {"float32": "complex64", "float64": "complex128"}
 
 def product_shapes(plan: ConvPlan, pass_name: str) -> tuple[Shape, Shape] | None:
     """Shapes (batch, rows, depth) and (batch, depth, columns) of a pass's product; None where nothing is summed."""
-    g, T = plan.geometry, plan.fft_size
+    g, size = plan.geometry, plan.fft_size
     C, K = g.C // g.groups, g.K // g.groups
-    rows, columns, depth = PASSES[pass_name].extents(g.windows(T, pass_name), C, K)
-    batch = bins(T) * g.groups
+    rows, columns, depth = PASSES[pass_name].extents(g.windows(size, pass_name), C, K)
+    batch = bins(size) * g.groups
     return ((batch, rows, depth), (batch, depth, columns)) if C > 1 else None
 
 

@@ -20,7 +20,7 @@ from numba_fftconv.cuda.sums import Extents, sum_kernel
 from numba_fftconv.cuda.tiles import TILES
 from numba_fftconv.cuda.toolchain import Kernel
 from numba_fftconv.gpus import MULTIPROCESSORS
-from numba_fftconv.options import FFT_SIZES
+from numba_fftconv.options import CODELET_SIZES
 
 MOST_SHARED = MULTIPROCESSORS[9, 0].block_shared  # kernels have as many planes a block as on sm_90
 FORMED = (8, 14, 32)  # lengths that have every form in QUICK too
@@ -61,7 +61,7 @@ def planes(T: int, layer: str, operand: str) -> Planes:
     g = layers(T)[layer]
     shapes = {"x": g.input_shape, "dx": g.input_shape, "w": g.weight_shape}
     outer, channels, height, width = shapes.get(operand, g.output_shape)
-    rows, columns = g.maps(operand, T)
+    rows, columns = g.maps(operand, (T, T))
     half = rows.end(height) <= T // 2 and columns.end(width) <= T // 2
     spaced = rows.spacing != 1 or columns.spacing != 1
     B = fft2d.tile_planes(T, MOST_SHARED)
@@ -111,7 +111,7 @@ def check_sums(images: int, height: int, width: int) -> None:
 
 
 def _quick() -> Iterator[tuple[str, Check]]:
-    for T in FFT_SIZES:
+    for T in CODELET_SIZES:
         yield from transforms(T, "segments", ("x",), ("y",))
     for T in FORMED:
         for layer in ("spaced", "small"):
@@ -130,7 +130,7 @@ def _quick() -> Iterator[tuple[str, Check]]:
 
 
 def _full() -> Iterator[tuple[str, Check]]:
-    for T in FFT_SIZES:
+    for T in CODELET_SIZES:
         for layer in layers(T):
             yield from transforms(T, layer, LOADED, STORED)
             yield accumulation(T, layer, "w")

@@ -27,7 +27,7 @@ class StageProblem:
 
     def operands(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """a, b and something of the shape of the result."""
-        C, K, F = self.groups * self.Cg, self.groups * self.Kg, bins(self.T)
+        C, K, F = self.groups * self.Cg, self.groups * self.Kg, bins((self.T, self.T))
         rng = np.random.default_rng(self.seed)
         shapes = {"X": (F, self.m, C), "W": (F, K, self.Cg), "Y": (F, self.m, K)}
         order = {"forward": "XWY", "input_grad": "YWX", "weight_grad": "XYW"}[self.pass_name]

@@ -58,7 +58,7 @@ def test_a_device_that_is_not_there(gpu: Gpu) -> None:
 def test_less_shared_memory_takes_fewer_planes_a_block(T: int, shared_bytes: int, B: int, gpu: Gpu) -> None:
     gpu.driver.shared_bytes = shared_bytes
     device = driver.device(0)
-    step = Transform("input", "x", 0, Spectrum("workspace", 0, T, 8, 3))
+    step = Transform("input", "x", 0, Spectrum("workspace", 0, (T, T), 8, 3))
     lie = Lie.of(np.empty((8, 3, T, T), np.float32))
     (call,) = engine.calls([step], {"x": (PlaneMap(0, 0, 1, 0, T, 1),) * 2}, {"input": lie}, False, device)
     assert call.kernel.shared_bytes == fft2d.shared_bytes(T, B) <= shared_bytes
@@ -104,7 +104,7 @@ def products(step: Multiply, gpu: Gpu) -> list[engine.Call]:
 def test_more_bins_and_groups_than_a_grid_has_are_several_launches(gpu: Gpu) -> None:
     """T = 4 has ten bins; each launch begins where the one before it ended, in all three spectra."""
     groups = 20_000
-    x, w, y = (Spectrum(name, 0, 4, rows, groups * 2) for name, rows in (("x", 3), ("w", 2), ("y", 3)))
+    x, w, y = (Spectrum(name, 0, (4, 4), rows, groups * 2) for name, rows in (("x", 3), ("w", 2), ("y", 3)))
     made = products(Multiply("forward", x, w, y, 3, 2, 2, groups), gpu)
     assert [call.grid[2] // groups for call in made] == [3, 3, 3, 1]
     for place, spectrum in enumerate((x, w, y)):
@@ -130,7 +130,7 @@ def test_more_filters_than_a_grid_has(gpu: Gpu) -> None:
 
 
 def test_the_largest_chunk_fits_a_grid_of_the_smallest_tiles() -> None:
-    chunk = next(schedule.schedules(Work("forward", 4, 2**33, 1, 1, 1))).chunk
+    chunk = next(schedule.schedules(Work("forward", (4, 4), 2**33, 1, 1, 1))).chunk
     assert chunk == MOST_WINDOWS and chunk % 2 == 0 and chunk // 16 <= GRID_LIMIT
 
 
@@ -159,7 +159,7 @@ def test_an_axis_of_too_many_positions(
 
 def transform_of(windows: Iterable[int], axis: PlaneMap, lie: Lie) -> Iterator[engine.Call]:
     first, rows = windows
-    step = Transform("input", "x", first, Spectrum("workspace", 0, 4, rows, 1))
+    step = Transform("input", "x", first, Spectrum("workspace", 0, (4, 4), rows, 1))
     return engine.calls([step], {"x": (axis, axis)}, {"input": lie}, False, driver.device(0))
 
 
@@ -170,7 +170,7 @@ def test_the_longest_axis_and_the_last_window(gpu: Gpu) -> None:
     with pytest.raises(UnsupportedError, match="an axis of 2,147,483,648 positions"):
         list(transform_of((0, 2), PlaneMap(-1, 0, 1, 0, 4, 1), lie))
     list(transform_of((2**32 - 2, 2), one, Lie((2**32, 1, 4, 4), (16, 16, 4, 1))))
-    with pytest.raises(UnsupportedError, match=r"4,294,967,297 windows of T = 4: .* plan it with a larger fft_size"):
+    with pytest.raises(UnsupportedError, match=r"4,294,967,297 windows of \(4, 4\): .* plan it with a larger fft_size"):
         list(transform_of((2**32 - 1, 2), one, Lie((2**32 + 1, 1, 4, 4), (16, 16, 4, 1))))
 
 

@@ -33,8 +33,8 @@ PASSES = ("forward", "input_grad", "weight_grad")
 @st.composite
 def works(draw: st.DrawFn) -> Work:
     groups, Cg, Kg = (draw(st.integers(1, 5)) for _ in range(3))
-    T = draw(st.sampled_from(FFT_SIZES))
-    return Work(draw(st.sampled_from(PASSES)), T, draw(st.integers(0, 70)), groups * Cg, groups * Kg, groups)
+    size = draw(st.sampled_from(FFT_SIZES)), draw(st.sampled_from(FFT_SIZES))
+    return Work(draw(st.sampled_from(PASSES)), size, draw(st.integers(0, 70)), groups * Cg, groups * Kg, groups)
 
 
 def spectra(step: Step) -> list[Spectrum]:
@@ -52,9 +52,9 @@ def test_spectra_lie_apart_and_within_the_workspace(work: Work, spectral: bool) 
                 if spectrum.array == "workspace":
                     held[spectrum.at] = max(held.get(spectrum.at, 0), spectrum.end)
                     assert spectrum.at % LINE_BYTES == 0 and spectrum.pitch >= spectrum.rows * spectrum.columns
-                    assert spectrum.nbytes == 8 * spectrum.pitch * bins(work.T)
+                    assert spectrum.nbytes == 8 * spectrum.pitch * bins(work.size)
                 else:
-                    assert spectral and spectrum == Spectrum("weight", 0, work.T, work.K, work.Cg)
+                    assert spectral and spectrum == Spectrum("weight", 0, work.size, work.K, work.Cg)
         ends = sorted(held.items())
         for (_, end), (following, _) in itertools.pairwise(ends):
             assert end <= following
@@ -120,29 +120,29 @@ def test_both_gradients_fit_into_the_workspace_of_one(work: Work, spectral: bool
 
 
 def test_gradients_share_a_spectrum_where_one_segment_and_one_chunk_hold_it() -> None:
-    work, whole = Work("weight_grad", 8, 6, 2, 2, 1), Schedule(6)
+    work, whole = Work("weight_grad", (8, 8), 6, 2, 2, 1), Schedule(6)
     assert shares_gradients(work, work, True, (whole, whole))
     assert not shares_gradients(work, work, False, (whole, whole))
     assert not shares_gradients(work, work, True, (whole, Schedule(4)))
-    empty = Work("weight_grad", 8, 0, 2, 2, 1)
+    empty = Work("weight_grad", (8, 8), 0, 2, 2, 1)
     assert not shares_gradients(empty, empty, True, (Schedule(1), Schedule(1)))
 
 
 def test_kernels_count_no_more_than_they_can() -> None:
-    many = Work("forward", 8, 2**33, 3, 4, 1)
+    many = Work("forward", (8, 8), 2**33, 3, 4, 1)
     assert next(schedules(many)).chunk == MOST_WINDOWS
-    wide = Work("forward", 8, 2**20, 3000, 4, 1)
+    wide = Work("forward", (8, 8), 2**20, 3000, 4, 1)
     chunk = next(schedules(wide)).chunk
     assert chunk % 2 == 0 and chunk * 3000 < 2**31 <= (chunk + 2) * 3000
     for C, K in ((2**30, 4), (4, 2**30), (2**16, 2**14)):
         with pytest.raises(UnsupportedError, match="1,073,741,8"):
-            next(schedules(Work("forward", 8, 2, C, K, 1)))
+            next(schedules(Work("forward", (8, 8), 2, C, K, 1)))
 
 
 def test_a_plan_for_a_gpu_knows_its_workspace() -> None:
     """The three spectra of a pass, each bin in whole lines."""
     plan = plan_conv2d((16, 64, 32, 32), (64, 64, 9, 9), padding=4, device="sm_90", fft_size=40)
-    images, weight = 8 * 16 * 64 * bins(40), 8 * 64 * 64 * bins(40)
+    images, weight = 8 * 16 * 64 * bins((40, 40)), 8 * 64 * 64 * bins((40, 40))
     assert plan.workspace_size == 2 * images + weight + LINE_BYTES
     limit = weight + images
     small = plan_conv2d(

@@ -33,7 +33,7 @@ def draw(*shape: int) -> np.ndarray:
 def test_transform_and_inverse(T: int, fake_driver: FakeDriver) -> None:
     """On the stream that is given; 15 planes, so that bins begin at odd multiples of 8 bytes."""
     planes, bias, stream = draw(3, 5, 4, 3), draw(5), fake_driver.stream()
-    spectrum, back = poisoned(fake_driver, bins(T), 3, 5), poisoned(fake_driver, *planes.shape, dtype="float32")
+    spectrum, back = poisoned(fake_driver, bins((T, T)), 3, 5), poisoned(fake_driver, *planes.shape, dtype="float32")
     assert transform(fake_driver.array(planes), T, out=spectrum, stream=stream) is spectrum
     close(spectrum.host, transform(planes, T))
     inverse(spectrum, (4, 3), bias=fake_driver.array(bias), out=back, stream=stream)

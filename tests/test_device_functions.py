@@ -154,7 +154,7 @@ def test_arguments_that_do_not_work(fft_size: Any, planes: Any, message: str) ->
 
 @compiles
 def test_what_an_error_proposes_works() -> None:
-    for T in device.FFT_SIZES:
+    for T in device.CODELET_SIZES:
         with pytest.raises(InvalidOptionError) as caught:
             device.make_tile(T, 10**6)
         tile = device.make_tile(T, int(str(caught.value).rpartition(" ")[2]))

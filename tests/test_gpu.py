@@ -25,7 +25,7 @@ from numba_fftconv.cuda.driver import UNASKED_SHARED_BYTES, At, Launch
 from numba_fftconv.cuda.product import FORMS, product_kernel
 from numba_fftconv.cuda.tiles import TILES
 from numba_fftconv.cuda.toolchain import Kernel
-from numba_fftconv.options import FFT_SIZES
+from numba_fftconv.options import CODELET_SIZES
 
 DRAWN = (8, 12, 16, 64)  # transform lengths of drawn layers
 SCOPE = Scope(fft_sizes=(8, 8, 12, 16, 16, 64))
@@ -47,7 +47,7 @@ def compile_product(device: driver.Device, pass_name: str, tile: int, vec: int) 
 @pytest.fixture(scope="module", autouse=True)
 def compiled() -> None:
     """The kernels that most tests use are on disk."""
-    forms = [(T, half, spaced) for T in FFT_SIZES for half in (False, True) for spaced in (False, True)]
+    forms = [(T, half, spaced) for T in CODELET_SIZES for half in (False, True) for spaced in (False, True)]
     needed = [form for form in forms[::-1] if not form[2] or form[0] in DRAWN]  # the longest compilations first
     names, products = ("transform_kernel", "inverse_kernel"), itertools.product(FORMS, range(len(TILES)), (1, 2))
     with ProcessPoolExecutor(os.cpu_count(), multiprocessing.get_context("spawn")) as pool:
@@ -94,7 +94,7 @@ def test_layers_of_real_size(name: str, record_worst: Recorder) -> None:
     check_relative(REAL[name], record_worst, "GPU, real size")
 
 
-@pytest.mark.parametrize("T", FFT_SIZES)
+@pytest.mark.parametrize("T", CODELET_SIZES)
 def test_every_length(T: int, record_worst: Recorder) -> None:
     """In segments, and in one."""
     k = min(T, 3)

@@ -16,7 +16,7 @@ from numba_fftconv.cuda import fft2d
 from numba_fftconv.cuda.toolchain import Kernel
 from numba_fftconv.geometry import PlaneMap
 from numba_fftconv.integers import bin_order, bins, first_bin
-from numba_fftconv.options import FFT_SIZES
+from numba_fftconv.options import CODELET_SIZES
 
 pytestmark = compiles
 
@@ -32,7 +32,8 @@ DESIGNED = {8: (32, 31), 16: (48, 50), 32: (80, 80), 64: (156, 152)}  # register
 def variants() -> list[Variant]:
     """Every length on sm_90 and sm_80; two of them in every form."""
     both, machines = ("transform", "inverse"), ((9, 0), (8, 0))
-    every: list[Variant] = [(what, T, False, False, False, sm) for sm in machines for T in FFT_SIZES for what in both]
+    sizes = [(sm, T) for sm in machines for T in CODELET_SIZES]
+    every: list[Variant] = [(what, T, False, False, False, sm) for sm, T in sizes for what in both]
     forms = [(True, False), (False, True), (True, True)]
     formed: list[Variant] = [(what, T, *form, False, (9, 0)) for T in (8, 32) for form in forms for what in both]
     adding: list[Variant] = [("inverse", T, False, False, True, (9, 0)) for T in (8, 32, 64)]
@@ -125,18 +126,18 @@ def test_compiled_kernels_compute(problem: Problem) -> None:
 # ---- shapes ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("T", FFT_SIZES)
+@pytest.mark.parametrize("T", CODELET_SIZES)
 def test_compact_bins_hold_every_frequency_once(T: int) -> None:
     """Each bin stands for itself and its conjugate; together they are all T*T, four rows of edges apart."""
-    order = bin_order(T)
-    assert len(order) == bins(T) == T * T // 2 + 2
+    order = bin_order((T, T))
+    assert len(order) == bins((T, T)) == T * T // 2 + 2
     seen = set(order) | {(-ky % T, -kx % T) for ky, kx in order}
     assert seen == {(ky, kx) for ky in range(T) for kx in range(T)}
     for ky in range(T // 2 + 1):
-        assert order[first_bin(T, ky)] == (ky, 0)
+        assert order[first_bin((T, T), ky)] == (ky, 0)
 
 
-@pytest.mark.parametrize("T", FFT_SIZES)
+@pytest.mark.parametrize("T", CODELET_SIZES)
 @pytest.mark.parametrize("most", [48 * 1024, MOST_SHARED])
 def test_tiles_fit(T: int, most: int) -> None:
     B = fft2d.tile_planes(T, most)
@@ -147,7 +148,7 @@ def test_tiles_fit(T: int, most: int) -> None:
         assert row >= fft2d.tile_width(T, half) and plane >= row * (T // 2)
 
 
-@pytest.mark.parametrize("T", FFT_SIZES)
+@pytest.mark.parametrize("T", CODELET_SIZES)
 @pytest.mark.parametrize("half", [False, True])
 def test_row_phase_meets_sixteen_banks(T: int, half: bool) -> None:
     """Half a warp of neighbouring (plane, row) threads reads one column of the tile."""

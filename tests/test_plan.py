@@ -27,7 +27,7 @@ from numba_fftconv import (
     tuning,
 )
 from numba_fftconv.cpu import threads
-from numba_fftconv.geometry import FFT_SIZES
+from numba_fftconv.options import CODELET_SIZES, FFT_SIZES
 
 LAYER = Problem(16, 64, 32, 32, 64, 9, 9, padding=4, fft_size=None)
 SMALL = Problem(20, 3, 13, 12, 5, 3, 3, padding=1, fft_size=16)
@@ -131,29 +131,31 @@ def test_what_every_plan_knows(problem: Problem) -> None:
     assert (plan.geometry.input_shape, plan.geometry.weight_shape, plan.geometry.output_shape) == tuple(
         result_shape(problem, name) for name in ("input_grad", "weight_grad", "forward")
     )
-    assert plan.fft_size in FFT_SIZES and all(plan.fft_size > axis.reach for axis in axes)
+    assert all(T in FFT_SIZES and axis.reach < T for T, axis in zip(plan.fft_size, axes, strict=True))
     for known in (plan.segments, plan.flops, plan.bytes):
         assert set(known) == set(PASSES)
     for name in PASSES:
-        assert plan.segments[name] == tuple(axis.segments(plan.fft_size, name) for axis in axes)
+        assert plan.segments[name] == tuple(
+            axis.segments(T, name) for T, axis in zip(plan.fft_size, axes, strict=True)
+        )
         touched = sum(int(np.prod(result_shape(problem, each))) for each in PASSES) * np.dtype(problem.dtype).itemsize
-        bins = plan.fft_size**2 / 2 * np.prod(plan.segments[name])
+        bins = np.prod(plan.fft_size) / 2 * np.prod(plan.segments[name])
         least = 6 * bins * problem.N * problem.C * problem.K / problem.groups
         assert plan.flops[name] >= least and isinstance(plan.flops[name], int)
         assert plan.bytes[name] >= touched * 0.99 and isinstance(plan.bytes[name], int)
     assert isinstance(plan.workspace_size, int) and plan.workspace_size >= 0
     said = plan.explain()
-    assert isinstance(said, str) and str(plan.fft_size) in said
+    assert isinstance(said, str) and "transforms of {} x {};".format(*plan.fft_size) in said
 
 
 @pytest.mark.parametrize("device, dtype", [("cpu", "float32"), ("cpu", "float64"), ("sm_90", "float32")])
 def test_explain_prints_the_schedule(device: str, dtype: str) -> None:
-    """T, segments, waste, shapes by stage, bytes, flops, workspace, predicted time and its bound, what was rejected."""
+    """Sizes, segments, waste, shapes by stage, bytes, flops, workspace, predicted time, its bound, the rejected."""
     problem = replace(LAYER, dtype=dtype, H=70, W=50)
     plan = problem.plan(device=device)
     said = plan.explain()
     lower = said.lower()
-    assert re.search(rf"\bT\b[^\n]*\b{plan.fft_size}\b", said), said
+    assert "transforms of {} x {};".format(*plan.fft_size) in said, said
     for word in (*PASSES, "segment", "waste", "transform", "multiply", "inverse", "byte", "flop", "workspace", "bound",
                  "predicted", "rejected", device, dtype):
         assert word in lower, f"no {word!r} in\n{said}"
@@ -190,10 +192,10 @@ def test_explain_says_what_is_summed_and_on_what() -> None:
 
 
 def test_explain_lists_what_was_rejected_with_its_cost() -> None:
-    """At least three other lengths, each with a time, none below that of the chosen one."""
+    """At least three other sizes, each with a time, none below that of the chosen one."""
     plan = LAYER.plan()
     rejected = plan.explain().lower().partition("rejected")[2]
-    others = {T for T in FFT_SIZES if plan.fft_size != T and re.search(rf"\b{T}\b", rejected)}
+    others = {T for T in FFT_SIZES if plan.fft_size != (T, T) and re.search(rf"\b{T} x {T}\b", rejected)}
     assert len(others) >= 3, plan.explain()
     assert len(re.findall(r"\d\s*(?:ns|us|µs|ms|s)\b", rejected)) >= 3, plan.explain()
 
@@ -201,7 +203,7 @@ def test_explain_lists_what_was_rejected_with_its_cost() -> None:
 def test_a_chosen_length_is_listed_as_chosen() -> None:
     for T in (12, 20):
         plan = SMALL.plan(fft_size=T)
-        assert plan.fft_size == T and re.search(rf"\bT\b[^\n]*\b{T}\b", plan.explain())
+        assert plan.fft_size == (T, T) and f"transforms of {T} x {T};" in plan.explain()
 
 
 def test_explain_owns_up_where_a_direct_sum_would_be_cheaper() -> None:
@@ -216,23 +218,23 @@ def test_explain_owns_up_where_a_direct_sum_would_be_cheaper() -> None:
 def test_the_model_prefers_what_fits() -> None:
     """32 samples and a kernel of 9 fit one tile of 36 or more; tiles of 64 would be mostly zeros."""
     plan = LAYER.plan()
-    assert plan.segments["forward"] == (1, 1) and plan.fft_size <= 42
-    assert plan_conv2d((16, 64, 13, 13), (64, 64, 3, 3), padding=1, device="cpu").fft_size <= 16
-    assert plan_conv2d((1, 1, 1024, 1024), (1, 1, 31, 31), device="cpu").fft_size >= 48
+    assert plan.segments["forward"] == (1, 1) and max(plan.fft_size) <= 42
+    assert max(plan_conv2d((16, 64, 13, 13), (64, 64, 3, 3), padding=1, device="cpu").fft_size) <= 16
+    assert min(plan_conv2d((1, 1, 1024, 1024), (1, 1, 31, 31), device="cpu").fft_size) >= 48
 
 
 # ---- what may be asked for
 
 
-@pytest.mark.parametrize("T", FFT_SIZES)
+@pytest.mark.parametrize("T", CODELET_SIZES)
 def test_every_length_can_be_planned(T: int) -> None:
     plan = plan_conv2d((2, 3, 40, 40), (4, 3, 2, 2), fft_size=T, device="cpu")
-    assert plan.fft_size == T
+    assert plan.fft_size == (T, T)
     for form in ((T, T), [T, T], np.array([T, T]), np.array(T), np.int32(T)):
         assert plan_conv2d((2, 3, 40, 40), (4, 3, 2, 2), fft_size=form, device="cpu") == plan
 
 
-@pytest.mark.parametrize("fft_size", [7, 11, 22, 65, 66, 0, -8, 9, 128])
+@pytest.mark.parametrize("fft_size", [7, 11, 22, 65, 66, 0, -8, 9, 96, 257, 512])
 def test_other_lengths_are_refused(fft_size: int) -> None:
     with pytest.raises(InvalidOptionError, match=f"fft_size is {fft_size}: .* the nearest to {fft_size} is"):
         SMALL.plan(fft_size=fft_size)
@@ -242,7 +244,7 @@ def test_other_lengths_are_refused(fft_size: int) -> None:
 def test_a_plan_for_a_gpu_can_be_read_but_not_run_here(name: str) -> None:
     problem = replace(SMALL, fft_size=None)
     plan, a = problem.plan(device="sm_90"), problem.arrays()
-    assert plan.device == "sm_90" and plan.fft_size in FFT_SIZES and "sm_90" in plan.explain()
+    assert plan.device == "sm_90" and {*plan.fft_size} <= {*FFT_SIZES} and "sm_90" in plan.explain()
     gradients = {"input_grad": (a.dy, a.w), "weight_grad": (a.x, a.dy), "backward": (a.dy, a.x, a.w)}
     operands = {"forward": (a.x, a.w), "transform_weight": (a.w,), **gradients}
     with pytest.raises(PlanMismatchError, match=r"device 'sm_90'.*'cpu'"):
@@ -342,9 +344,9 @@ def test_the_lengths_would_differ_by_pass() -> None:
     best = {}
     for problem in UNEVEN:
         g, count = problem.plan().geometry, threads.thread_count()
-        made = [tuning.choose(g, problem.dtype, "cpu", T, None, count) for T in FFT_SIZES if g.smallest_fft() <= T]
+        made = [tuning.choose(g, problem.dtype, "cpu", size, None, count) for size in tuning.sizes(g, "cpu")]
         fastest = (min(made, key=lambda choice, name=name: choice.by_pass[name].seconds) for name in PASSES)
-        best[problem.title] = [choice.T for choice in fastest]
+        best[problem.title] = [choice.size for choice in fastest]
     assert any(len(set(lengths)) > 1 for lengths in best.values()), best
 
 
@@ -385,10 +387,10 @@ def test_a_limit_that_the_length_does_not_fit_takes_the_next_best() -> None:
     """The order is that of the time without a limit."""
     g, count = LAYER.plan().geometry, threads.thread_count()
     ranked = tuning.candidates(g, LAYER.dtype, "cpu", None, count)
-    least = {choice.T: tuning.choose(g, LAYER.dtype, "cpu", choice.T, 1, count).workspace for choice in ranked}
-    limit = least[ranked[0].T] - 1
-    want = next(choice.T for choice in ranked if least[choice.T] <= limit)
-    assert LAYER.plan(workspace_limit=limit).fft_size == want != ranked[0].T
+    least = {choice.size: tuning.choose(g, LAYER.dtype, "cpu", choice.size, 1, count).workspace for choice in ranked}
+    limit = least[ranked[0].size] - 1
+    want = next(choice.size for choice in ranked if least[choice.size] <= limit)
+    assert LAYER.plan(workspace_limit=limit).fft_size == want != ranked[0].size
 
 
 @pytest.mark.parametrize("name", PASSES)
@@ -410,5 +412,5 @@ def test_a_plan_serves_its_own_shapes_only() -> None:
         plan.forward(a.x[:19], a.w)
     with pytest.raises(PlanMismatchError, match="float64"):
         plan.forward(a.x.astype("float64"), a.w)
-    with pytest.raises(PlanMismatchError, match="fft_size 16 where the plan has 20"):
+    with pytest.raises(PlanMismatchError, match=r"fft_size \(16, 16\) where the plan has \(20, 20\)"):
         SMALL.plan(fft_size=20).forward(a.x, plan.transform_weight(a.w))

@@ -45,7 +45,7 @@ def works(draw: st.DrawFn) -> Work:
     segments = draw(st.sampled_from((1, 1, 2, 3)))
     T = draw(st.sampled_from((2, 8, 8, 64)))
     work = Work(
-        draw(st.sampled_from(PASSES)), draw(st.sampled_from((4, 8))), T, images, C, K, groups, segments, (T, T, T)
+        draw(st.sampled_from(PASSES)), draw(st.sampled_from((4, 8))), (T, T), images, C, K, groups, segments, (T, T, T)
     )
     return draw(st.sampled_from((work, *work.exchanges())))
 
@@ -89,7 +89,7 @@ class Reader:
     def place(self, at: int, size: int, filters: bool = False) -> Place:
         """Where a kernel finds `size` reals: inside one region of the workspace, or of the worker's own."""
         if filters and self.is_spectral:
-            assert at >= 0 and at + size <= self.work.all_weights().size
+            assert at >= 0 and at + size <= self.work.all_weights().reals
             return "filters", at
         kind, offset = ("shared", at) if at >= 0 else ("private", -1 - at)
         r = self.at
@@ -114,7 +114,7 @@ class Reader:
         """Of a transform or an inverse: the places of its lines, with the block and the channel of the planes."""
         lo, hi, *where = (int(n) for n in step[LO:])
         channels, bin_pitch, row_pitch = where[fft2d.CHANNELS], where[fft2d.BIN_PITCH], where[fft2d.ROW_PITCH]
-        T, line = self.work.T, self.work.line
+        T, line = self.work.size[0], self.work.line
         assert 0 <= lo < hi and (hi <= channels or bin_pitch >= hi * line)
         size = (T - 1) * row_pitch + (columns - 1) * bin_pitch + hi * line
         kind, begin = self.place(where[fft2d.AT], size)
@@ -124,15 +124,15 @@ class Reader:
 
     def transform(self, step: np.ndarray) -> None:
         real = step[KERNEL] == SECOND and not self.work.sums_lanes
-        columns = self.work.T // 2 + 1 if real else self.work.T
+        columns = self.work.size[0] // 2 + 1 if real else self.work.size[0]
         for place, block, channel in self.lines(step, columns):
             self.write(place, ("w" if real else "xd"[step[KERNEL]], block, channel))
 
     def inverse(self, step: np.ndarray) -> None:
-        for place, block, channel in self.lines(step, self.work.T):
+        for place, block, channel in self.lines(step, self.work.size[0]):
             self.inverted[block, channel] += 1
             if self.work.sums_lanes:
-                for ky in range(self.work.T):
+                for ky in range(self.work.size[0]):
                     first, blocks = self.memory[(*place, ky)]
                     assert first == block * self.work.line and blocks == list(range(self.work.image_blocks))
             else:
@@ -153,11 +153,12 @@ class Reader:
     def multiply_outputs(self, step: np.ndarray) -> None:
         job, work = [int(n) for n in step[ARGUMENTS:]], self.work
         blocks, groups, steps, count = (job[i] for i in (product.BLOCKS, product.GROUPS, product.STEPS, product.COUNT))
-        assert (step[1], step[2], job[product.SWAPPED]) == (0, work.T, work.pass_name == "input_grad")
+        assert (step[1], step[2], job[product.SWAPPED]) == (0, work.size[0], work.pass_name == "input_grad")
 
         def begin(operand: int, columns: int, last: int) -> Place:
             row, leap = job[operand + 1], job[operand + 2]
-            return self.place(job[operand], (work.T - 1) * row + (columns - 1) * leap + last, operand == product.W_AT)
+            end = (work.size[0] - 1) * row + (columns - 1) * leap + last
+            return self.place(job[operand], end, operand == product.W_AT)
 
         def to_line(operand: int, block: int, group: int, number: int) -> int:
             return block * job[operand + 3] + group * job[operand + 4] + number * work.line
@@ -166,10 +167,10 @@ class Reader:
             across, far = i % work.lanes * job[product.W_STEP], i // work.lanes * job[product.W_BLOCK]
             return group * job[product.W_GROUP] + o * job[product.W_OUTPUT] + across + far
 
-        x_kind, x = begin(product.X_AT, work.T, to_line(product.X_AT, blocks - 1, groups - 1, steps))
-        y_kind, y = begin(product.Y_AT, work.T, to_line(product.Y_AT, blocks - 1, groups - 1, count))
+        x_kind, x = begin(product.X_AT, work.size[0], to_line(product.X_AT, blocks - 1, groups - 1, steps))
+        y_kind, y = begin(product.Y_AT, work.size[0], to_line(product.Y_AT, blocks - 1, groups - 1, count))
         last = to_weight(groups - 1, count - 1, steps - 1) // work.line * work.line + work.line
-        w_kind, w = begin(product.W_AT, work.T // 2 + 1, last)
+        w_kind, w = begin(product.W_AT, work.size[0] // 2 + 1, last)
         for group in range(groups):
             for o in range(count):
                 weights = [self.weight(w_kind, w, to_weight(group, o, i)) for i in range(steps)]
@@ -197,7 +198,7 @@ class Reader:
             seen = set()
             for at, leap, name, channels in ((product.X_AT, product.X_BLOCK, "x", work.C),
                                              (product.W_AT, product.W_BLOCK, "d", work.K)):
-                size = (work.T - 1) * (job[at + 1] + job[at + 2]) + block * job[leap] + channels * work.line
+                size = (work.size[0] - 1) * (job[at + 1] + job[at + 2]) + block * job[leap] + channels * work.line
                 kind, begin = self.place(job[at], size)
                 for channel in range(channels):
                     letter, of_block, of_channel = self.memory[kind, begin + block * job[leap] + channel * work.line]
@@ -205,7 +206,7 @@ class Reader:
                     seen.add(of_block)
             (found,) = seen
             summed.append(found)
-        size = (work.T - 1) * (job[product.Y_ROW] + job[product.Y_BIN]) + lines * work.line
+        size = (work.size[0] - 1) * (job[product.Y_ROW] + job[product.Y_BIN]) + lines * work.line
         kind, begin = self.place(job[product.Y_AT], size)
         for n in range(lines):
             for ky in range(step[1], step[2]):
@@ -248,7 +249,7 @@ def test_the_regions_of_a_workspace_follow_each_other(job: tuple[Work, Schedule]
     work, schedule = job
     at = regions(work, schedule)
     assert 0 == at.first <= at.second <= at.result <= at.workers
-    scratch = fft2d.buffer_size(work.T, work.itemsize)
+    scratch = fft2d.buffer_size(work.size[0], work.itemsize)
     assert scratch == at.private_first <= at.private_second <= at.private_result <= at.private
     assert at.end == at.workers + schedule.workers * at.private
     assert workspace_bytes(work, schedule) >= at.end * work.itemsize
@@ -264,7 +265,7 @@ def test_parts_are_a_division(count: int, lines: int, workers: int) -> None:
 @pytest.mark.parametrize("name", PASSES)
 def test_a_wrong_number_in_a_program_is_seen(name: str) -> None:
     """The test of the tests: each place, first block and first channel in turn is one too large."""
-    work = Work(name, 4, 8, 40, 20, 12, 1, 1, (8, 8, 8))
+    work = Work(name, 4, (8, 8), 40, 20, 12, 1, 1, (8, 8, 8))
     for schedule in schedules(work, 2):
         table = Reader(work, schedule, is_spectral=False).table
         for row, step in enumerate(table.steps):

@@ -18,7 +18,7 @@ from numba_fftconv.cpu.butterfly import Pair, fft, flops
 from numba_fftconv.cpu.engine import Operand
 from numba_fftconv.cpu.schedule import Spectrum, ceil_div
 from numba_fftconv.cpu.vector import lanes
-from numba_fftconv.geometry import FFT_SIZES
+from numba_fftconv.options import CODELET_SIZES
 
 MOST_TILES = 3000  # of an example, which numpy.fft transforms one by one
 ROUNDING = 8.0  # units in the last place, of the norm of a tile: up to 3.3 were seen, those of numpy.fft included
@@ -41,7 +41,7 @@ def energy(tiles: np.ndarray) -> np.ndarray:
 def bins(spectrum: Spectrum, space: np.ndarray) -> np.ndarray:
     """The complex values [block, channel, lane, ky, kx] of a spectrum in memory."""
     item, L = space.itemsize, spectrum.line // 2
-    shape = spectrum.T, spectrum.columns, spectrum.blocks, spectrum.channels, 2, L
+    shape = spectrum.size[0], spectrum.columns, spectrum.blocks, spectrum.channels, 2, L
     pitches = spectrum.row_pitch, spectrum.bin_pitch, spectrum.block_pitch, spectrum.line, L, 1
     assert spectrum.at + sum((n - 1) * p for n, p in zip(shape, pitches, strict=True)) < len(space)
     parts = np.lib.stride_tricks.as_strided(space[spectrum.at:], shape, [item * pitch for pitch in pitches])
@@ -51,7 +51,7 @@ def bins(spectrum: Spectrum, space: np.ndarray) -> np.ndarray:
 # ---- the codelet
 
 
-@pytest.mark.parametrize("T", FFT_SIZES)
+@pytest.mark.parametrize("T", CODELET_SIZES)
 @pytest.mark.parametrize("sign", [-1, 1])
 def test_the_codelet_is_the_definition(T: int, sign: int) -> None:
     """On Python numbers, on pairs of reals, and with exact zeros that it leaves out."""
@@ -66,7 +66,7 @@ def test_the_codelet_is_the_definition(T: int, sign: int) -> None:
             assert np.linalg.norm(got - want) <= 8 * np.finfo(float).eps * np.linalg.norm(want)
 
 
-@pytest.mark.parametrize("T", FFT_SIZES)
+@pytest.mark.parametrize("T", CODELET_SIZES)
 def test_the_codelet_inverts_itself_and_keeps_the_energy(T: int) -> None:
     x = np.random.default_rng(T).standard_normal((T, 5)) @ np.array([1, 1j, 2, -1, 1 - 1j])
     y = np.array(fft(list(map(complex, x)), -1))
@@ -106,7 +106,7 @@ def of_weights(plan: ConvPlan, w: np.ndarray) -> np.ndarray:
 @given(problem=problems())
 def test_every_bin_of_a_weight(problem: Problem) -> None:
     plan, w = problem.plan(), problem.arrays().w
-    T, got = plan.fft_size, of_weights(plan, w)
+    T, got = plan.fft_size[0], of_weights(plan, w)
     tiles = weight_tiles(problem, w, T)
     want = np.fft.fft2(tiles)
     whole = np.concatenate([got, np.conj(got[..., -np.arange(T) % T, T // 2 - 1:0:-1])], axis=-1)
@@ -148,10 +148,10 @@ def transformed(operand: Operand, T: int, extent: int, exchanged: bool) -> tuple
     if exchanged:
         count, channels = channels, count
     blocks = ceil_div(count, 2 * L)
-    spectrum = Spectrum(0, T, T, blocks, channels, 2 * L)
-    space = np.full(spectrum.size + fft2d.buffer_size(T, dtype.itemsize), np.nan, dtype)
+    spectrum = Spectrum(0, (T, T), T, blocks, channels, 2 * L)
+    space = np.full(spectrum.reals + fft2d.buffer_size(T, dtype.itemsize), np.nan, dtype)
     kernel = fft2d.transform_kernel(str(dtype), T, False, extent)
-    kernel(0, blocks * channels, space, spectrum.size, operand.planes(count, blocks, exchanged), where(spectrum))
+    kernel(0, blocks * channels, space, spectrum.reals, operand.planes(count, blocks, exchanged), where(spectrum))
     return spectrum, space
 
 
@@ -163,7 +163,7 @@ def where(spectrum: Spectrum) -> np.ndarray:
 @given(problem=problems(), name=st.sampled_from(("x", "y", "dy_halo")), exchanged=st.booleans())
 def test_every_bin_of_packed_planes(problem: Problem, name: str, exchanged: bool) -> None:
     plan, a = problem.plan(), problem.arrays()
-    g, T, forward, input_grad = plan.geometry, plan.fft_size, work_of(plan, "forward"), work_of(plan, "input_grad")
+    g, T, forward, input_grad = plan.geometry, plan.fft_size[0], work_of(plan, "forward"), work_of(plan, "input_grad")
     values = a.x if name == "x" else a.dy
     planes = values.reshape(problem.N, -1, *values.shape[-2:])
     operand = Operand(planes, getattr(g.rows, name)(T), getattr(g.cols, name)(T))
@@ -184,7 +184,7 @@ def test_every_bin_of_packed_planes(problem: Problem, name: str, exchanged: bool
 def test_the_inverse_writes_what_the_map_names_and_nothing_else(problem: Problem, name: str, layout: str) -> None:
     """Tiles of x back into the places of y, those of dy into dx, as a pass without a product would; with a bias."""
     plan, a = problem.plan(), problem.arrays()
-    g, T, work = plan.geometry, plan.fft_size, work_of(plan, name)
+    g, T, work = plan.geometry, plan.fft_size[0], work_of(plan, name)
     read, written, values = ("x", "y", a.x) if name == "forward" else ("dy_halo", "dx", a.dy)
     planes = values.reshape(problem.N, -1, *values.shape[-2:])
     size = (g.P, g.Q) if name == "forward" else (g.H, g.W)
@@ -202,7 +202,7 @@ def test_the_inverse_writes_what_the_map_names_and_nothing_else(problem: Problem
     segments = maps[0].segments * maps[1].segments
     where_to = result.planes(problem.N * segments, spectrum.blocks)
     tasks = spectrum.blocks * spectrum.channels
-    kernel(0, tasks, space, spectrum.size, where_to, where(spectrum), bias, out.dtype.type(1 / T**2))
+    kernel(0, tasks, space, spectrum.reals, where_to, where(spectrum), bias, out.dtype.type(1 / T**2))
 
     tiles = lane_tiles(operand, T).astype(np.float64).reshape(
         problem.N, maps[0].segments, maps[1].segments, planes.shape[1], T, T
@@ -226,8 +226,8 @@ def test_planes_of_pairs_go_and_come_back(dtype: str) -> None:
     assert not work.exchanged
     operand = Operand(w, plan.geometry.rows.w(T), plan.geometry.cols.w(T))
     spectrum = work.packed(0, work.pair_lines, 1)
-    space = np.full(spectrum.size + fft2d.buffer_size(T, w.itemsize), np.nan, dtype)
-    tasks = 0, work.pair_lines, space, spectrum.size
+    space = np.full(spectrum.reals + fft2d.buffer_size(T, w.itemsize), np.nan, dtype)
+    tasks = 0, work.pair_lines, space, spectrum.reals
     fft2d.transform_kernel(dtype, T, False, T)(*tasks, operand.planes_of_pairs(work.pair_lines), where(spectrum))
     want = packed(weight_tiles(problem, w, T).reshape(-1, 1, T, T).astype(dtype), work.lanes)
     assert close(bins(spectrum, space), np.fft.fft2(want))

@@ -85,7 +85,7 @@ class Problem:
 def spectrum(tiles: np.ndarray) -> np.ndarray:
     """Doubled compact spectra [f][p] by the definition."""
     T = tiles.shape[-1]
-    ky, kx = np.array(bin_order(T)).T
+    ky, kx = np.array(bin_order((T, T))).T
     return 2 * np.fft.fft2(tiles.astype(np.float64))[:, ky, kx].T
 
 
@@ -119,7 +119,7 @@ def check_transform(problem: Problem, launch: Launch) -> None:
     base, view = problem.array()
     view[:] = rng.standard_normal(view.shape)
     before = base.copy()
-    gX = np.full((bins(problem.T), problem.pitch), np.nan + 0j, np.complex64)
+    gX = np.full((bins((problem.T, problem.T)), problem.pitch), np.nan + 0j, np.complex64)
     kernel = fft2d.transform_kernel(problem.T, problem.B, problem.half, problem.spaced)
     arguments = (Pointer(base, view), Pointer(gX, gX), *problem.numbers(view))
     launch(kernel, fft2d.launch_grid(problem.count, problem.B), arguments)
@@ -132,7 +132,7 @@ def check_inverse(problem: Problem, launch: Launch, has_bias: bool = False, beta
     """Run the inverse on spectra of random tiles; where beta is 0 the old y is NaN."""
     T, rng = problem.T, np.random.default_rng(problem.seed)
     tiles = rng.standard_normal((problem.count, T, T))
-    gX = np.full((bins(T), problem.pitch), np.nan + 0j, np.complex64)
+    gX = np.full((bins((T, T)), problem.pitch), np.nan + 0j, np.complex64)
     gX[:, : problem.count] = spectrum(tiles)
     bias = rng.standard_normal(problem.C).astype(np.float32)
     base, view = problem.array()

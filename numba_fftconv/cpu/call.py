@@ -58,7 +58,7 @@ class Call:
         try:
             return engine.transform_weights(work, self._planes("w", array), plan.threads)
         except MemoryError as error:
-            raise arrays.no_memory("the spectrum of this weight", work.all_weights().size * array.itemsize) from error
+            raise arrays.no_memory("the spectrum of this weight", work.all_weights().reals * array.itemsize) from error
 
     def _run(self, row: Pass, read: Operands, result: np.ndarray, space: np.ndarray) -> Run:
         """What runs a pass."""

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..cache import address
+from ..integers import area
 from . import fft2d, product, threads
 from .fft2d import buffer_size
 from .program import KERNELS, MULTIPLY, Program, program, weights_program
@@ -63,10 +64,10 @@ def kernels(work: Work) -> tuple[Kernel, Kernel, Kernel, Kernel]:
     first, second, result = work.extents
     multiply = product.weight_product_kernel if work.sums_lanes else product.product_kernel
     return (
-        fft2d.transform_kernel(work.dtype, work.T, False, first),
-        fft2d.transform_kernel(work.dtype, work.T, not work.sums_lanes, second),
+        fft2d.transform_kernel(work.dtype, work.size[0], False, first),
+        fft2d.transform_kernel(work.dtype, work.size[0], not work.sums_lanes, second),
         multiply(work.dtype),
-        fft2d.inverse_kernel(work.dtype, work.T, result),
+        fft2d.inverse_kernel(work.dtype, work.size[0], result),
     )
 
 
@@ -130,12 +131,12 @@ class Run:
             dtype=work.dtype,
             workers=schedule.workers,
             kernels=kernels(work),
-            T=work.T,
+            T=work.size[0],
             space=space,
             filters=filters,
             planes=(of_first, of_second, of_result),
             bias=zeros(max(work.C, work.K), work.dtype) if bias is None else np.array(bias),
-            scale=space.dtype.type(1 / ((2 if work.sums_lanes else 1) * work.T**2)),
+            scale=space.dtype.type(1 / ((2 if work.sums_lanes else 1) * area(work.size))),
             own=at.workers,
             own_size=at.private,
             held=(first, second, result),
@@ -145,20 +146,20 @@ class Run:
     def of_weights(cls, work: Work, weights: Operand, workers: int, space: np.ndarray) -> "Run":
         """The transform of all weights into a spectrum at the beginning of `space`."""
         planes = weights.planes(work.unit, work.unit_blocks)
-        kernel = fft2d.transform_kernel(work.dtype, work.T, True, work.extents[1])
+        kernel = fft2d.transform_kernel(work.dtype, work.size[0], True, work.extents[1])
         return cls(
             program=weights_program(work, workers),
             dtype=work.dtype,
             workers=workers,
             kernels=(kernel,) * KERNELS,
-            T=work.T,
+            T=work.size[0],
             space=space,
             filters=space,
             planes=(planes,) * 3,
             bias=zeros(1, work.dtype),
             scale=space.dtype.type(1),
-            own=work.all_weights().size,
-            own_size=buffer_size(work.T, work.itemsize),
+            own=work.all_weights().reals,
+            own_size=buffer_size(work.size[0], work.itemsize),
             held=(weights,),
         )
 
@@ -211,8 +212,8 @@ class Run:
 
 def transform_weights(work: Work, weights: Operand, workers: int) -> np.ndarray:
     """The spectrum of all weights, as an array of its own."""
-    size = work.all_weights().size
-    space = threads.memory((size + workers * buffer_size(work.T, work.itemsize)) * work.itemsize)
+    size = work.all_weights().reals
+    space = threads.memory((size + workers * buffer_size(work.size[0], work.itemsize)) * work.itemsize)
     space = space[: space.nbytes // 64 * 64].view(weights.array.dtype)
     Run.of_weights(work, weights, workers, space)()
     return space[:size].copy()

@@ -8,7 +8,7 @@ with other rates scales them alike.
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from ..integers import ceil_div
+from ..integers import area, bins, ceil_div
 from .butterfly import flops
 from .product import OUTPUTS, SLAB
 from .schedule import Schedule, Work, regions
@@ -83,17 +83,18 @@ class CpuModel:
         return self._staged() if self.schedule.order == "staged" else self._rectangles()
 
     def _bytes(self, lines: float) -> float:
-        return lines * self.work.T**2 * self.work.line * self.work.itemsize
+        return lines * area(self.work.size) * self.work.line * self.work.itemsize
 
     def _transform(self, tasks: int, operand: int, held: int) -> Cost:
         """Tasks of one operand or result, whose spectra take `held` reals at a time; weights are real."""
-        T, rates, extent, nbytes = self.work.T, self.rates, self.work.extents[operand], held * self.work.itemsize
+        (tall, wide), rates = self.work.size, self.rates
+        extent, nbytes = self.work.extents[operand], held * self.work.itemsize
         real = operand == 1 and self.schedule.order != "staged"
-        rows, columns = flops(T, real, extent), T / 2 + 1 if real else T
+        rows, columns = flops(wide, real, extent), wide / 2 + 1 if real else wide
         speed = rates.far if nbytes > rates.shared_bytes else rates.scattered
         moved = self._bytes(tasks / 2 if real else tasks) / speed if nbytes > rates.near_bytes else 0.0
-        operations = extent * rows + columns * flops(T, inputs=extent)
-        return Cost(tasks * (operations / rates.transform + (extent + columns) * T / rates.line), moved)
+        operations = extent * rows + columns * flops(tall, inputs=extent)
+        return Cost(tasks * (operations / rates.transform + (extent * wide + columns * tall) / rates.line), moved)
 
     def _read(self, lines: float, held: int) -> float:
         """Seconds that a product waits for spectra of `held` reals."""
@@ -111,7 +112,7 @@ class CpuModel:
         images, weights = work.image_blocks * work.inputs, pieces * piece.blocks * piece.channels
         sums = pieces * work.image_blocks * piece.groups
         tiles = piece.outputs // OUTPUTS + piece.outputs % OUTPUTS
-        multiply = (work.T**2 / 2 + 2) * sums * (8 * piece.depth * piece.outputs / rates.product + tiles * rates.call)
+        multiply = bins(work.size) * sums * (8 * piece.depth * piece.outputs / rates.product + tiles * rates.call)
         reads = self._read(sums * piece.depth, first_held) + self._read(turns * weights / 2, second_held)
 
         even, uneven = 1 / schedule.workers, busiest(pieces, 1, schedule.workers)
@@ -132,7 +133,7 @@ class CpuModel:
         x, dy = work.image_blocks * work.C, work.image_blocks * work.K
         chunks, turns = ceil_div(work.image_blocks, schedule.chunk), ceil_div(work.pair_lines, schedule.pair_lines)
 
-        slabs, tiles = ceil_div(work.image_blocks, SLAB), (work.T**2 / 2 + 2) * 2 * work.pair_lines
+        slabs, tiles = ceil_div(work.image_blocks, SLAB), bins(work.size) * 2 * work.pair_lines
         multiply = tiles * (
             8 * work.lanes * work.image_blocks / rates.pairs + slabs * (6 * work.lanes / rates.pairs + rates.call)
         )

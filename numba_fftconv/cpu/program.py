@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..integers import ceil_div
+from ..integers import area, ceil_div
 from .schedule import Piece, Regions, Schedule, Spectrum, Work, regions
 
 FIRST, SECOND, MULTIPLY, INVERSE = range(4)  # kernels: the transforms of either operand, the product, the inverse
@@ -113,10 +113,11 @@ def staged(work: Work, schedule: Schedule, at: Regions) -> Iterator[list[Task]]:
         for line in range(0, work.pair_lines, schedule.pair_lines):
             sums = work.packed(at.result, min(schedule.pair_lines, work.pair_lines - line), 1)
             job = pair_job(work, x, dy, sums, line, fresh=first == 0)
-            rows = parts(work.T, 4 * work.T * sums.blocks * blocks, schedule.workers)
+            tall, wide = work.size
+            rows = parts(tall, 4 * wide * sums.blocks * blocks, schedule.workers)
             yield [[(MULTIPLY, lo, hi, *job)] for lo, hi in rows]
             if first + blocks == work.image_blocks:
-                blocks_of_pairs = parts(sums.blocks, work.T**2, schedule.workers)
+                blocks_of_pairs = parts(sums.blocks, area(work.size), schedule.workers)
                 yield [[transform(INVERSE, sums, lo, hi, line)] for lo, hi in blocks_of_pairs]
 
 
@@ -134,7 +135,7 @@ def transforms(work: Work, workers: int, *jobs: tuple[int, Spectrum, int]) -> li
     return [
         [transform(kernel, spectrum, lo, hi, block)]
         for kernel, spectrum, block in jobs
-        for lo, hi in parts(spectrum.blocks * spectrum.channels, work.T**2, workers)
+        for lo, hi in parts(spectrum.blocks * spectrum.channels, area(work.size), workers)
     ]
 
 
@@ -169,7 +170,7 @@ def rectangle(work: Work, at: Regions, piece: Piece, images: Spectrum, weights: 
     """Multiplies the spectra of some lane blocks of images by those of a piece of the weights, and inverts them."""
     result = work.packed(private(at.private_result), len(blocks), piece.groups * piece.outputs)
     return [
-        (MULTIPLY, 0, work.T, *product_job(work, piece, images, weights, result)),
+        (MULTIPLY, 0, work.size[0], *product_job(work, piece, images, weights, result)),
         transform(INVERSE, result, 0, result.blocks * result.channels, blocks.start, piece.first_output),
     ]
 

@@ -20,7 +20,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import NamedTuple
 
-from ..integers import ceil_div
+from ..integers import Size, ceil_div
 from .fft2d import buffer_size
 from .product import SLAB
 from .vector import LINE_BYTES, lanes
@@ -47,7 +47,7 @@ class Spectrum(NamedTuple):
     """Where a spectrum lies, [ky][kx][block][channel][line] in reals; pitches are odd numbers of lines."""
 
     at: int
-    T: int
+    size: Size
     columns: int
     blocks: int
     channels: int
@@ -62,8 +62,8 @@ class Spectrum(NamedTuple):
         return (self.columns * (self.bin_pitch // self.line) | 1) * self.line
 
     @property
-    def size(self) -> int:
-        return self.T * self.row_pitch
+    def reals(self) -> int:
+        return self.size[0] * self.row_pitch
 
     @property
     def block_pitch(self) -> int:
@@ -76,11 +76,11 @@ class Spectrum(NamedTuple):
 
 @dataclass(frozen=True)
 class Work:
-    """One pass of a layer at one T as the engine sees it."""
+    """One pass of a layer at one size of tiles as the engine sees it."""
 
     pass_name: str
     itemsize: int
-    T: int
+    size: Size
     N: int
     C: int
     K: int
@@ -165,10 +165,10 @@ class Work:
         return ceil_div(self.pairs, self.line)
 
     def packed(self, at: int, blocks: int, channels: int) -> Spectrum:
-        return Spectrum(at, self.T, self.T, blocks, channels, self.line)
+        return Spectrum(at, self.size, self.size[1], blocks, channels, self.line)
 
     def weights(self, at: int, blocks: int, channels: int) -> Spectrum:
-        return Spectrum(at, self.T, self.T // 2 + 1, blocks, channels, self.line)
+        return Spectrum(at, self.size, self.size[1] // 2 + 1, blocks, channels, self.line)
 
     def all_weights(self, at: int = 0) -> Spectrum:
         return self.weights(at, self.units * self.unit_blocks, self.Cg)
@@ -240,20 +240,20 @@ def regions(work: Work, schedule: Schedule) -> Regions:
     shared, private = [0, 0, 0], [0, 0, 0]
     if work.sums_lanes:
         lines, chunk = work.pair_lines if schedule.chunk < work.image_blocks else schedule.pair_lines, schedule.chunk
-        shared = [work.packed(0, *sides).size for sides in ((chunk, work.C), (chunk, work.K), (lines, 1))]
+        shared = [work.packed(0, *sides).reals for sides in ((chunk, work.C), (chunk, work.K), (lines, 1))]
     else:
         largest = work.largest
         if schedule.order == "by_images":
-            private[0] = work.packed(0, schedule.piece, largest.groups * largest.depth).size
+            private[0] = work.packed(0, schedule.piece, largest.groups * largest.depth).reals
         else:
-            shared[0] = work.packed(0, schedule.chunk, work.inputs).size
+            shared[0] = work.packed(0, schedule.chunk, work.inputs).reals
         if schedule.share_weights:
-            shared[1] = work.all_weights().size
+            shared[1] = work.all_weights().reals
         else:
-            private[1] = work.weights(0, largest.blocks, largest.channels).size
-        private[2] = work.packed(0, schedule.piece, largest.groups * largest.outputs).size
+            private[1] = work.weights(0, largest.blocks, largest.channels).reals
+        private[2] = work.packed(0, schedule.piece, largest.groups * largest.outputs).reals
     first, second, result = shared
-    scratch = buffer_size(work.T, work.itemsize)
+    scratch = buffer_size(work.size[0], work.itemsize)
     inner_first, inner_second, inner_result = private
     inner = scratch + inner_first + inner_second + inner_result
     workers = first + second + result

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from .. import arrays
-from ..integers import bin_order
+from ..integers import Size, bin_order
 from ..passes import Pass
 
 # g is a group, c and k are its channels and filters.
@@ -23,18 +23,18 @@ PRODUCTS = {
 
 
 @cache
-def _bins(T: int) -> tuple[np.ndarray, np.ndarray]:
+def _bins(size: Size) -> tuple[np.ndarray, np.ndarray]:
     """The ky and the kx of all bins."""
-    ky, kx = np.array(bin_order(T)).T
+    ky, kx = np.array(bin_order(size)).T
     return ky, kx
 
 
 class Stages:
     """The stages of one call; what it is given has been checked."""
 
-    def __init__(self, T: int, read: Mapping[str, np.ndarray], stream: Any) -> None:
+    def __init__(self, size: Size, read: Mapping[str, np.ndarray], stream: Any) -> None:
         arrays.check_no_stream(stream)
-        self.T, self.read = T, read
+        self.size, self.read = size, read
 
     def output(self, out: Any, shape: tuple[int, ...], dtype: str) -> np.ndarray:
         """`out`, checked, or a new array."""
@@ -42,8 +42,8 @@ class Stages:
 
     def transform(self, planes: np.ndarray, spectrum: np.ndarray) -> None:
         """Twice the discrete Fourier transform of every plane with zeros below and beside it."""
-        ky, kx = _bins(self.T)
-        half = np.fft.rfft2(planes, (self.T, self.T), axes=(3, 2))  # [N, C, ky, kx], of ky those up to T/2
+        ky, kx = _bins(self.size)
+        half = np.fft.rfft2(planes, self.size[::-1], axes=(3, 2))  # [N, C, ky, kx], of ky the first half
         spectrum[...] = np.moveaxis(2 * half[:, :, ky, kx], -1, 0)
 
     def multiply(self, row: Pass, a: np.ndarray, b: np.ndarray, y: np.ndarray, groups: int, accumulate: bool) -> None:
@@ -57,11 +57,12 @@ class Stages:
 
     def inverse(self, spectrum: np.ndarray, planes: np.ndarray, bias: np.ndarray | None) -> None:
         """The corner of every tile, plus a bias for every column of the spectrum."""
-        T, H, (ky, kx) = self.T, self.T // 2, _bins(self.T)
-        half = np.empty((*spectrum.shape[1:], H + 1, T), spectrum.dtype)
+        (rows, columns), (ky, kx) = self.size, _bins(self.size)
+        H, M = rows // 2, columns // 2
+        half = np.empty((*spectrum.shape[1:], H + 1, columns), spectrum.dtype)
         half[:, :, ky, kx] = np.moveaxis(spectrum, 0, -1)
-        half[:, :, ::H, H + 1 :] = half[:, :, ::H, H - 1 : 0 : -1].conj()  # the other half of rows 0 and T/2
-        corner = np.fft.irfft2(half, (T, T), axes=(3, 2))[:, :, : planes.shape[2], : planes.shape[3]] / 2
+        half[:, :, ::H, M + 1 :] = half[:, :, ::H, M - 1 : 0 : -1].conj()  # the rest of these two rows
+        corner = np.fft.irfft2(half, (columns, rows), axes=(3, 2))[:, :, : planes.shape[2], : planes.shape[3]] / 2
         np.add(corner, 0 if bias is None else bias[:, None, None], out=planes)
 
 

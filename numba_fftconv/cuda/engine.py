@@ -17,7 +17,7 @@ import numpy as np
 
 from ..errors import UnsupportedError
 from ..geometry import PlaneMap
-from ..integers import bins
+from ..integers import Size, area, bins
 from . import driver, fft2d, pointwise, product, simulator
 from .driver import At, Device, Launch
 from .memory import Memory
@@ -72,16 +72,16 @@ def calls(
 
 def _transform(step: Transform, maps: Maps, lie: Lie, device: Device) -> Call:
     form, numbers = _planes(step, maps, lie, device)
-    kernel = fft2d.transform_kernel(*form)
+    kernel = fft2d.transform_kernel(form.size[0], *form[1:])
     grid = fft2d.launch_grid(numbers[0].count, form.B)
     return Call(step.operand, kernel, grid, (At(step.operand), _at(step.spectrum), *numbers))
 
 
 def _inverse(step: Inverse, maps: Maps, lie: Lie, has_bias: bool, device: Device) -> Call:
     form, numbers = _planes(step, maps, lie, device, has_bias)
-    kernel = fft2d.inverse_kernel(*form)
+    kernel = fft2d.inverse_kernel(form.size[0], *form[1:])
     grid = fft2d.launch_grid(numbers[0].count, form.B)
-    epilogue = Epilogue(1 / (2 * form.T**2), 0)
+    epilogue = Epilogue(1 / (2 * area(form.size)), 0)
     bias = At("bias") if has_bias else None
     return Call("inverse", kernel, grid, (_at(step.spectrum), At(step.result), bias, *numbers, epilogue))
 
@@ -89,7 +89,7 @@ def _inverse(step: Inverse, maps: Maps, lie: Lie, has_bias: bool, device: Device
 class _Form(NamedTuple):
     """What is known of a transform or an inverse at compile time."""
 
-    T: int
+    size: Size
     B: int
     half: bool
     spaced: bool
@@ -99,29 +99,29 @@ def _planes(
     step: Transform | Inverse, maps: Maps, lie: Lie, device: Device, has_bias: bool = False
 ) -> tuple[_Form, tuple[Planes, Strides, AxisMap, AxisMap]]:
     """The form of the kernel, and the arguments that both directions have."""
-    T, (_, channels, height, width), (rows, columns) = step.spectrum.T, lie.shape, maps
+    size, (_, channels, height, width), (rows, columns) = step.spectrum.size, lie.shape, maps
     _check_counts(step, maps, lie)
-    half = rows.end(height) <= T // 2 and columns.end(width) <= T // 2
+    half = rows.end(height) <= size[0] // 2 and columns.end(width) <= size[1] // 2
     spaced = rows.spacing != 1 or columns.spacing != 1
     count, segments = step.spectrum.rows * channels, (rows.segments, columns.segments)
     planes = Planes(count, step.first, channels, height, width, *segments, int(has_bias))
     strides = Strides._make((*lie.strides, step.spectrum.pitch))
-    form = _Form(T, fft2d.tile_planes(T, device.shared_bytes), half, spaced)
+    form = _Form(size, fft2d.tile_planes(size[0], device.shared_bytes), half, spaced)
     return form, (planes, strides, AxisMap(*rows.numbers), AxisMap(*columns.numbers))
 
 
 def _check_counts(step: Transform | Inverse, maps: Maps, lie: Lie) -> None:
     """Raise UnsupportedError where a kernel cannot count the positions along an axis, or the windows."""
     said = f"{step.operand if isinstance(step, Transform) else step.result} of shape {lie.shape}"
-    for axis, extent in zip(maps, lie.shape[-2:], strict=True):
+    for axis, extent, length in zip(maps, lie.shape[-2:], step.spectrum.size, strict=True):
         last_sample, last_window = (extent - 1) * axis.spacing - axis.start, (axis.segments - 1) * axis.advance
-        furthest = max(axis.spacing, last_sample, last_window + axis.start) + 2 * step.spectrum.T
+        furthest = max(axis.spacing, last_sample, last_window + axis.start) + 2 * length
         if furthest >= MOST_POSITIONS:
             what = f"an axis of {furthest:,} positions, with padding, stride and tiles"
             raise UnsupportedError(f"{said} has {what}: this version runs less than {MOST_POSITIONS:,} on a GPU")
     if (windows := step.first + step.spectrum.rows) > MOST_WINDOWS:
         longer = f"this version runs {MOST_WINDOWS:,} on a GPU, plan it with a larger fft_size"
-        raise UnsupportedError(f"{said} has {windows:,} windows of T = {step.spectrum.T}: {longer}")
+        raise UnsupportedError(f"{said} has {windows:,} windows of {step.spectrum.size}: {longer}")
 
 
 def _at(spectrum: Spectrum, first_bin: int = 0) -> At:
@@ -131,7 +131,7 @@ def _at(spectrum: Spectrum, first_bin: int = 0) -> At:
 def _multiply(step: Multiply, device: Device) -> Iterator[Call]:
     """One launch, or several over parts of the bins; the pointwise form where each channel is a group of its own."""
     a, b, y, (rows, columns, depth) = step.a, step.b, step.y, step.extents
-    whole, pitches = bins(y.T), product.Pitches(a.pitch, b.pitch, y.pitch)
+    whole, pitches = bins(y.size), product.Pitches(a.pitch, b.pitch, y.pitch)
     if step.Cg == 1:
         depthwise = pointwise.Depthwise(step.windows, step.groups, step.Kg, int(step.accumulate))
         kernel, grid = pointwise.pointwise_kernel(step.pass_name), pointwise.grid(step.pass_name, depthwise, whole)

@@ -126,7 +126,7 @@ def make_tile_access(T: int, B: int, half: bool) -> TileAccess:
     """The device functions of a tile of B planes; with `half` its columns from T/2 on are zero or not wanted."""
     HALF_LENGTH, LENGTH, WIDTH = np.uint64(T // 2), np.uint64(T), np.uint64(tile_width(T, half))
     ROW, PLANE = map(np.uint64, layout(T, B, half))
-    MIDDLE_ROW, SECOND_ROW = np.uint64(first_bin(T, T // 2)), np.uint64(2)
+    MIDDLE_ROW, SECOND_ROW = np.uint64(first_bin((T, T), T // 2)), np.uint64(2)
     NONE, ONE = np.uint64(0), np.uint64(1)
     ZERO, HALF, TWO = np.float32(0), np.float32(0.5), np.float32(2)
 

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from ..errors import UnsupportedError
-from ..integers import bins, ceil_div, round_up
+from ..integers import Size, bins, ceil_div, round_up
 from ..passes import PASSES
 
 LINE = 16  # complex values: 128 bytes
@@ -35,7 +35,7 @@ class Spectrum(NamedTuple):
 
     array: str
     at: int
-    T: int
+    size: Size
     rows: int
     columns: int
     line: int = LINE  # complex values; a bin begins at a multiple of as many
@@ -47,7 +47,7 @@ class Spectrum(NamedTuple):
 
     @property
     def nbytes(self) -> int:
-        return 8 * self.pitch * bins(self.T)
+        return 8 * self.pitch * bins(self.size)
 
     @property
     def end(self) -> int:
@@ -100,10 +100,10 @@ Step = Transform | Multiply | Inverse
 
 @dataclass(frozen=True)
 class Work:
-    """One pass of a layer at one T as the engine sees it."""
+    """One pass of a layer at one size of tiles as the engine sees it."""
 
     pass_name: str
-    T: int
+    size: Size
     windows: int
     C: int
     K: int
@@ -122,7 +122,7 @@ class Work:
     @property
     def weight(self) -> Spectrum:
         """A whole weight, or its gradient, as an array of its own."""
-        return Spectrum("weight", 0, self.T, self.K, self.Cg)
+        return Spectrum("weight", 0, self.size, self.K, self.Cg)
 
     def check(self) -> None:
         """Raise UnsupportedError where two windows, the weight or the groups are more than a kernel can count."""
@@ -166,8 +166,8 @@ def workspace_bytes(work: Work, schedule: Schedule) -> int:
 
 def _regions(work: Work, chunk: int) -> tuple[Spectrum, Spectrum, Spectrum]:
     """The spectra of the output side, the input side and the weight, one behind the other."""
-    outputs = Spectrum("workspace", 0, work.T, chunk, work.K)
-    inputs = Spectrum("workspace", outputs.end, work.T, chunk, work.C)
+    outputs = Spectrum("workspace", 0, work.size, chunk, work.K)
+    inputs = Spectrum("workspace", outputs.end, work.size, chunk, work.C)
     return outputs, inputs, work.weight._replace(array="workspace", at=inputs.end)
 
 

@@ -14,6 +14,7 @@ import numpy as np
 from .. import arrays as every
 from ..errors import InvalidOptionError, UnsupportedError
 from ..geometry import PlaneMap
+from ..integers import Size
 from ..passes import Pass
 from . import arrays, engine
 from .arrays import DeviceArray
@@ -30,8 +31,8 @@ Rows = tuple[int, int]  # of a bin of a spectrum: how many, and how long
 class Stages:
     """The stages of one call on its stream; what it is given has been checked, but for what a GPU asks beyond that."""
 
-    def __init__(self, T: int, read: Mapping[str, DeviceArray], stream: Any) -> None:
-        self.T, self.read, self.first = T, read, next(iter(read.values()))
+    def __init__(self, size: Size, read: Mapping[str, DeviceArray], stream: Any) -> None:
+        self.size, self.read, self.first = size, read, next(iter(read.values()))
         self.device, self.stream = device(self.first.index), arrays.stream_of(stream, self.first)
         for name, array in read.items():
             _check(array, name)
@@ -49,7 +50,7 @@ class Stages:
     def transform(self, planes: DeviceArray, spectrum: DeviceArray) -> None:
         """One launch."""
         if spectrum.size:
-            program = _transform(self.T, Lie.of(planes), self.device)
+            program = _transform(self.size, Lie.of(planes), self.device)
             launch(program, {"planes": planes, "spectrum": spectrum}, self.stream)
 
     def multiply(
@@ -58,13 +59,13 @@ class Stages:
         """One launch, or several where there are many groups."""
         if y.size:
             extents = tuple([array.shape[1:] for array in (a, b, y)])
-            program = _multiply(row, self.T, extents, groups, accumulate, self.device)
+            program = _multiply(row, self.size, extents, groups, accumulate, self.device)
             launch(program, {"a": a, "b": b, "y": y}, self.stream)
 
     def inverse(self, spectrum: DeviceArray, planes: DeviceArray, bias: DeviceArray | None) -> None:
         """One launch."""
         if planes.size:
-            program = _inverse(self.T, Lie.of(planes), bias is not None, self.device)
+            program = _inverse(self.size, Lie.of(planes), bias is not None, self.device)
             named = {"spectrum": spectrum, "output": planes} | ({} if bias is None else {"bias": bias})
             launch(program, named, self.stream)
 
@@ -91,34 +92,34 @@ def _check(array: DeviceArray, name: str) -> None:
 # ---- programs --------------------------------------------------------------------------------------------------------
 
 
-def _spectrum(name: str, T: int, rows: Rows) -> Spectrum:
-    return Spectrum(name, 0, T, *rows, line=1)
+def _spectrum(name: str, size: Size, rows: Rows) -> Spectrum:
+    return Spectrum(name, 0, size, *rows, line=1)
 
 
-def _program(T: int, step: Step, lies: Mapping[str, Lie], has_bias: bool, device: Device) -> Program:
-    corner = PlaneMap(0, 0, 1, 0, T, 1)  # sample i at position i
-    return Program(engine.calls([step], {"corner": (corner, corner)}, lies, has_bias, device), device)
-
-
-@lru_cache(KEPT)
-def _transform(T: int, planes: Lie, device: Device) -> Program:
-    images, channels, _, _ = planes.shape
-    step = Transform("planes", "corner", 0, _spectrum("spectrum", T, (images, channels)))
-    return _program(T, step, {"planes": planes}, False, device)
+def _program(size: Size, step: Step, lies: Mapping[str, Lie], has_bias: bool, device: Device) -> Program:
+    rows, columns = (PlaneMap(0, 0, 1, 0, T, 1) for T in size)  # sample i at position i
+    return Program(engine.calls([step], {"corner": (rows, columns)}, lies, has_bias, device), device)
 
 
 @lru_cache(KEPT)
-def _inverse(T: int, planes: Lie, has_bias: bool, device: Device) -> Program:
+def _transform(size: Size, planes: Lie, device: Device) -> Program:
     images, channels, _, _ = planes.shape
-    step = Inverse("output", "corner", 0, _spectrum("spectrum", T, (images, channels)))
-    return _program(T, step, {"output": planes}, has_bias, device)
+    step = Transform("planes", "corner", 0, _spectrum("spectrum", size, (images, channels)))
+    return _program(size, step, {"planes": planes}, False, device)
+
+
+@lru_cache(KEPT)
+def _inverse(size: Size, planes: Lie, has_bias: bool, device: Device) -> Program:
+    images, channels, _, _ = planes.shape
+    step = Inverse("output", "corner", 0, _spectrum("spectrum", size, (images, channels)))
+    return _program(size, step, {"output": planes}, has_bias, device)
 
 
 @lru_cache(KEPT)
 def _multiply(
-    row: Pass, T: int, extents: tuple[Rows, Rows, Rows], groups: int, accumulate: bool, device: Device
+    row: Pass, size: Size, extents: tuple[Rows, Rows, Rows], groups: int, accumulate: bool, device: Device
 ) -> Program:
-    spectra = [_spectrum(name, T, rows) for name, rows in zip(("a", "b", "y"), extents, strict=True)]
+    spectra = [_spectrum(name, size, rows) for name, rows in zip(("a", "b", "y"), extents, strict=True)]
     of = dict(zip(row.letters, spectra, strict=True))
     weight = next(spectrum for letter, spectrum in of.items() if letter in ("W", "dW"))
     windows = next(spectrum.rows for letter, spectrum in of.items() if spectrum is not weight)
@@ -126,7 +127,7 @@ def _multiply(
         raise UnsupportedError(f"{windows:,} images: this version multiplies at most {MOST_WINDOWS:,} of them on a GPU")
     a, b, y = spectra if row.name != "weight_grad" else (spectra[1], spectra[0], spectra[2])
     step = Multiply(row.name, a, b, y, windows, weight.columns, weight.rows // groups, groups, accumulate)
-    return _program(T, step, {}, False, device)
+    return _program(size, step, {}, False, device)
 
 
 def forget() -> None:

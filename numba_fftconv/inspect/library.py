@@ -18,12 +18,12 @@ from ..errors import InvalidOptionError
 from ..geometry import ConvGeometry
 from ..gpus import Gpu
 from ..integers import bins
-from ..options import FFT_SIZES
+from ..options import CODELET_SIZES
 from ..passes import named
 from .report import Cost, Launch, Subject
 
 IMAGES, TAPS, AROUND = 128, 3, 1
-SIZES = tuple(T for T in FFT_SIZES if T >= 6)  # those whose planes fill more than a half of T, as the kernels expect
+SIZES = tuple(T for T in CODELET_SIZES if T >= 6)  # whose planes fill more than a half of T, as the kernels expect
 FFT_SIZE, CHANNELS, TILE, VEC, PASS = 32, 64, "64x64", 2, "forward"
 MOST_CHANNELS = 4096
 PLANES = (2, 4, 8, 16, 32)
@@ -55,7 +55,7 @@ def cost(name: str, choices: Choices) -> Cost:
     side = T - 2 * AROUND
     geometry = ConvGeometry.from_arguments((IMAGES, C, side, side), (C, C, TAPS, TAPS), padding=AROUND)
     stage = {"transform": 0, "product": 2, "inverse": 3}[name]
-    found = tuning.stages(geometry, 4, T, row)[stage]
+    found = tuning.stages(geometry, 4, (T, T), row)[stage]
     return Cost(found.flops, found.bytes, f"{found.name}: {found.shape}")
 
 
@@ -116,7 +116,7 @@ def _inverse(choices: Choices, gpu: Gpu) -> Subject:
 
 def _arguments(T: int, B: int) -> tuple[np.ndarray, np.ndarray, Planes, Strides, AxisMap, AxisMap]:
     """Of one block: planes that fill their tiles, their spectra, and the numbers that say where all lies."""
-    x, X = np.zeros((B, T, T), np.float32), np.zeros((bins(T), B), np.complex64)
+    x, X = np.zeros((B, T, T), np.float32), np.zeros((bins((T, T)), B), np.complex64)
     whole = AxisMap(0, T, 1, 0, T)
     return x, X, Planes(B, 0, B, T, T, 1, 1), Strides(B * T * T, T * T, T, 1, B), whole, whole
 

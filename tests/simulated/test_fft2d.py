@@ -17,9 +17,9 @@ from numba_fftconv.cuda.simulator import run
 from numba_fftconv.cuda.toolchain import COMPLEXES, Kernel
 from numba_fftconv.geometry import PlaneMap
 from numba_fftconv.integers import bins
-from numba_fftconv.options import FFT_SIZES
+from numba_fftconv.options import CODELET_SIZES
 
-SMALL = [T for T in FFT_SIZES if T <= 20]
+SMALL = [T for T in CODELET_SIZES if T <= 20]
 
 
 def launch(kernel: Kernel, grid: tuple[int, int, int], arguments: tuple[Any, ...]) -> None:
@@ -54,7 +54,7 @@ def test_round_trip(T: int) -> None:
     rng = np.random.default_rng(T)
     x = rng.standard_normal((1, 5, T, T)).astype(np.float32)
     y = np.full_like(x, np.nan)
-    gX = np.full((bins(T), problem.pitch), np.nan + 0j, np.complex64)
+    gX = np.full((bins((T, T)), problem.pitch), np.nan + 0j, np.complex64)
     numbers, grid = problem.numbers(x), fft2d.launch_grid(5, 4)
     run(fft2d.transform_kernel(T, 4), grid, (x, gX, *numbers))
     run(fft2d.inverse_kernel(T, 4), grid, (gX, y, None, *numbers, Epilogue(1 / (2 * T * T), 0.0)))
@@ -78,7 +78,7 @@ def test_chunks_make_the_bits_of_the_whole() -> None:
     results = []
     for problem in (whole, replace(whole, first=5)):
         check_transform(problem, launch)
-        gX = np.zeros((bins(8), problem.pitch), np.complex64)
+        gX = np.zeros((bins((8, 8)), problem.pitch), np.complex64)
         grid = fft2d.launch_grid(problem.count, problem.B)
         run(fft2d.transform_kernel(8, 4), grid, (view, gX, *problem.numbers(view)))
         results.append(gX[:, : problem.count])
