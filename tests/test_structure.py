@@ -25,7 +25,7 @@ LAYERS = [
     ["cpu.engine", "cpu.model", "cuda.engine"],
     ["geometry", "options", "arrays"],
     ["cpu.threads", "cpu.worker", "cpu.program", "cpu.schedule"],
-    ["cpu.product", "cpu.fft2d", "cpu.butterfly", "cpu.vector", "cpu"],
+    ["cpu.product", "cpu.tiles", "cpu.fft2d", "cpu.butterfly", "cpu.vector", "cpu.registers", "cpu"],
     ["cuda.arrays", "cuda.simulator"],
     ["cuda.banks", "cuda.counts", "cuda.machine_code"],
     ["cuda.ptx_machine", "cuda.ptx_machine.launch", "cuda.ptx_machine.block"],

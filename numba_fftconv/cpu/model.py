@@ -10,8 +10,9 @@ from typing import NamedTuple
 
 from ..integers import area, bins, ceil_div
 from .butterfly import flops
-from .product import OUTPUTS, SLAB
+from .product import SLAB
 from .schedule import Schedule, Work, regions
+from .tiles import OUTPUTS
 from .vector import lanes
 
 
@@ -111,7 +112,7 @@ class CpuModel:
         turns = ceil_div(work.image_blocks, schedule.piece)
         images, weights = work.image_blocks * work.inputs, pieces * piece.blocks * piece.channels
         sums = pieces * work.image_blocks * piece.groups
-        tiles = piece.outputs // OUTPUTS + piece.outputs % OUTPUTS
+        tiles = piece.outputs // OUTPUTS + ceil_div(piece.outputs % OUTPUTS, 2)
         multiply = bins(work.size) * sums * (8 * piece.depth * piece.outputs / rates.product + tiles * rates.call)
         reads = self._read(sums * piece.depth, first_held) + self._read(turns * weights / 2, second_held)
 

@@ -6,12 +6,10 @@
 
 A line of an image spectrum is z = a + ib, two real planes a and b in each of L lanes (see fft2d.py). Their spectra are
 never told apart, since W is the spectrum of a real plane: it stands at one bin of each pair {f, -f}, and W[-f] = conj
-W[f]. So a tile of the first two products is 4 outputs x L lanes x {f, -f} (1 output where registers are short).
-Lines times re W and lines times im W are summed apart, in 16 vectors: each step of the contraction takes 2 vector
-loads, 8 broadcasts of W and 16 fused multiply-adds, and only the finished sums are turned, Y[f] = S - iS', Y[-f] = S +
-iS'. The passes differ in where the next W lies, and in which of f and -f meets conj W: both are numbers of the job, so
-one compiled kernel serves both passes and all T. Sums run in slabs of DEPTH steps, each added to the result in memory:
-that keeps a slab of X in the first-level cache, and bounds the rounding of a long sum.
+W[f]. So a tile of the first two products is some outputs x L lanes x {f, -f} (tiles.py). The passes differ in where the
+next W lies, and in which of f and -f meets conj W: both are numbers of the job, so one compiled kernel serves both
+passes and all T. Sums run in slabs of DEPTH steps, each added to the result in memory: that keeps a slab of X in the
+first-level cache, and bounds the rounding of a long sum.
 
 The third product, where it sums over lanes (see schedule.py for when), uses that with D = dY, at f and -f together,
 
@@ -29,18 +27,14 @@ Example: 16 x 64 images and 64 filters, T = 32: 514 x 64 x 64 x 16 x 8 = 269 Mfl
 
 from collections.abc import Callable
 from functools import cache
-from typing import Any
 
 import numpy as np
 from numba import njit, types
-from numba.core import cgutils
-from numba.core.typing.templates import Signature
-from numba.extending import intrinsic
 
 from ..cache import INDICES, compiled
-from .vector import Emitter, Line, Vector, has_long_registers, lanes
+from .tiles import OUTPUTS, correlate, multiply
+from .vector import lanes
 
-OUTPUTS = 4 if has_long_registers() else 1  # of a register tile: 4 vectors each
 DEPTH = 128  # steps of a contraction that are summed in registers
 SLAB = 8  # lane blocks that weight_grad sums in registers
 
@@ -66,118 +60,6 @@ def bin_at(job, operand, ky, kx):  # type: ignore[no-untyped-def]
     return job[operand] + ky * job[operand + 1] + kx * job[operand + 2]
 
 
-# ---- codelets --------------------------------------------------------------------------------------------------------
-
-
-def accumulators(emit: Emitter, count: int) -> list[Any]:
-    """Vectors of sums, zero at first, that LLVM keeps in registers."""
-    found = [cgutils.alloca_once(emit.builder, emit.whole) for _ in range(count)]
-    for at in found:
-        emit.builder.store(emit.zero, at)
-    return found
-
-
-def total(emit: Emitter, at: Any) -> Vector:
-    return Vector(emit.builder, emit.builder.load(at))
-
-
-def accumulate(emit: Emitter, at: Any, product: Vector) -> None:
-    emit.builder.store((total(emit, at) + product).value, at)
-
-
-def put(emit: Emitter, fresh: Any, lines: list[Line], data: Any, places: list[Any]) -> None:
-    """Writes lines to their places, or where not `fresh` adds them to what is there; two equal lines may share one."""
-    with emit.builder.if_else(fresh) as (start, resume):
-        with start:
-            for line, place in zip(lines, places, strict=True):
-                emit.store(line, data, place)
-        with resume:
-            sums = [emit.load_line(data, place) + line for line, place in zip(lines, places, strict=True)]
-            for line, place in zip(sums, places, strict=True):
-                emit.store(line, data, place)
-
-
-@intrinsic(prefer_literal=True)
-def multiply(typing_context, outputs, steps, fresh, space, x, x_minus, y, y_minus, filters, w, across, step, leap):  # type: ignore[no-untyped-def]
-    """Adds `steps` products to `outputs` lines at y (times conj W) and at y_minus (times W); `fresh` starts at zero."""
-    index = types.intp
-    signature = types.void(
-        outputs, index, types.boolean, space, index, index, index, index, filters, index, index, index, index
-    )
-
-    def codegen(context: Any, builder: Any, signature: Signature, args: Any) -> Any:
-        emit = Emitter(context, builder, space.dtype)
-        count, n, line = outputs.literal_value, emit.lanes, emit.count
-        data, weights = emit.data(space, args[3]), emit.data(filters, args[8])
-        sums = [accumulators(emit, 4) for _ in range(count)]
-        with cgutils.for_range(builder, args[1]) as loop:
-            i = loop.index
-            block, lane = builder.udiv(i, emit.const(n)), builder.urem(i, emit.const(n))
-            at = builder.add(args[9], builder.add(builder.mul(block, args[12]), builder.mul(lane, args[11])))
-            here = builder.mul(i, emit.const(line))
-            plus, minus = (emit.load(data, builder.add(base, here)) for base in args[4:6])
-            for o in range(count):
-                w_at = emit.offset(at, o, args[10])
-                re, im = emit.load_splat(weights, w_at), emit.load_splat(weights, emit.offset(w_at, n))
-                for place, product in zip(sums[o], (plus * re, plus * im, minus * re, minus * im), strict=True):
-                    accumulate(emit, place, product)
-        lines, places = [], []
-        for o in range(count):
-            plus_re, plus_im, minus_re, minus_im = (Line(total(emit, at)) for at in sums[o])
-            lines += [plus_re + plus_im * -1j, minus_re + minus_im * 1j]
-            places += [emit.offset(at, o * line) for at in args[6:8]]
-        put(emit, args[2], lines, data, places)
-        return context.get_dummy_value()
-
-    return signature, codegen
-
-
-@intrinsic(prefer_literal=True)
-def correlate(typing_context, shared, fresh, space, x, x_minus, x_block, d, d_minus, d_block, steps, x_lines, d_lines, y, y_minus):  # type: ignore[no-untyped-def]  # noqa: E501
-    """Adds H1 + i H2 to the line at y and conj H1 + i conj H2 to that at y_minus; `fresh` starts at zero.
-
-    H1 and H2 are 2 L sums over `steps` lane blocks of conj D[f] X[f] + conj(conj D[-f] X[-f]), sum q for the planes at
-    x_lines[q] and d_lines[q]; where `shared`, the L of either are of neighbours of x and of one d.
-    """
-    index = types.intp
-    signature = types.void(shared, types.boolean, space, *[index] * 7, x_lines, d_lines, index, index)
-
-    def codegen(context: Any, builder: Any, signature: Signature, args: Any) -> Any:
-        emit = Emitter(context, builder, space.dtype)
-        n, line, data = emit.lanes, emit.count, emit.data(space, args[2])
-        x_ends, d_ends = emit.data(x_lines, args[10]), emit.data(d_lines, args[11])
-
-        def end(ends: Any, q: int) -> Any:
-            return builder.load(builder.gep(ends, [emit.const(q)]))
-
-        def sums(first: int) -> Line:
-            """L sums, from number `first` on."""
-            if shared.literal_value:
-                x_first, d_first = end(x_ends, first), end(d_ends, first)
-                x_at, d_at = [emit.offset(x_first, q * line) for q in range(n)], [d_first] * n
-            else:
-                x_at, d_at = ([end(ends, first + q) for q in range(n)] for ends in (x_ends, d_ends))
-            re, im = accumulators(emit, n), accumulators(emit, n)
-            with cgutils.for_range(builder, args[9]) as loop:
-                to_x, to_d = builder.mul(loop.index, args[5]), builder.mul(loop.index, args[8])
-                for x_base, d_base, sign in ((args[3], args[6], 1), (args[4], args[7], -1)):
-                    x_bin, d_bin = builder.add(x_base, to_x), builder.add(d_base, to_d)
-                    for q in range(n):
-                        a = emit.load(data, builder.add(x_bin, x_at[q]))
-                        b = emit.load(data, builder.add(d_bin, d_at[q]))
-                        accumulate(emit, re[q], a * b)
-                        accumulate(emit, im[q], a * b.swapped() if sign > 0 else -(a * b.swapped()))
-            both = [emit.halves_summed(total(emit, p), total(emit, q)) for p, q in zip(re, im, strict=True)]
-            return Line(emit.sum_lanes(both))
-
-        first, second = sums(0), sums(n)
-        lines = [first + second * 1j, first.conj() + second.conj() * 1j]
-        put(emit, args[1], lines, data, [args[12], args[13]])
-        return context.get_dummy_value()
-
-    return signature, codegen
-
-
 # ---- kernels ---------------------------------------------------------------------------------------------------------
 
 
@@ -191,6 +73,7 @@ def product_kernel(dtype: str) -> Callable[..., None]:
     def kernel(lo, hi, T, space, filters, job):  # type: ignore[no-untyped-def]
         across, step, leap = job[W_OUTPUT], job[W_STEP], job[W_BLOCK]
         whole = job[COUNT] // OUTPUTS * OUTPUTS
+        pairs = whole + (job[COUNT] - whole) // 2 * 2
         for ky in range(lo, hi):
             for kx in range(T // 2 + 1):
                 if kx % (T // 2) == 0 and ky > T // 2:  # the other one of its pair is done
@@ -212,7 +95,10 @@ def product_kernel(dtype: str) -> Callable[..., None]:
                             for o in range(0, whole, OUTPUTS):
                                 yo, ym, wo = y + to_y + o * LINE, y_minus + to_y + o * LINE, w + o * across
                                 multiply(OUTPUTS, steps, fresh, space, xi, xm, yo, ym, filters, wo, across, step, leap)
-                            for o in range(whole, job[COUNT]):
+                            for o in range(whole, pairs, 2):
+                                yo, ym, wo = y + to_y + o * LINE, y_minus + to_y + o * LINE, w + o * across
+                                multiply(2, steps, fresh, space, xi, xm, yo, ym, filters, wo, across, step, leap)
+                            for o in range(pairs, job[COUNT]):
                                 yo, ym, wo = y + to_y + o * LINE, y_minus + to_y + o * LINE, w + o * across
                                 multiply(1, steps, fresh, space, xi, xm, yo, ym, filters, wo, across, step, leap)
 

@@ -13,19 +13,13 @@ NaN goes wherever arithmetic takes it.
 from collections.abc import Sequence
 from typing import Any
 
-import numba
-from llvmlite import binding, ir
+from llvmlite import ir
 from numba.core import cgutils, types
+
+from .registers import LINE_BYTES
 
 FLAGS = ("contract", "nsz")
 INT32, INT64, BOOL = ir.IntType(32), ir.IntType(64), ir.IntType(1)
-LINE_BYTES = 64
-
-
-def has_long_registers() -> bool:
-    """Whether the processor that Numba compiles for has AVX-512: 32 registers of a whole vector each."""
-    named = numba.config.CPU_FEATURES
-    return "+avx512f" in (binding.get_host_cpu_features().flatten() if named is None else named)
 
 
 def lanes(itemsize: int) -> int:
@@ -150,6 +144,10 @@ class Emitter:
     def load(self, data: Any, index: Any) -> Vector:
         return Vector(self.builder, self.builder.load(self._pointer(data, index, self.whole), align=self.itemsize))
 
+    def load_half(self, data: Any, index: Any) -> Vector:
+        """L reals, half a line."""
+        return Vector(self.builder, self.builder.load(self._pointer(data, index, self.half), align=self.itemsize))
+
     def load_line(self, data: Any, index: Any) -> Line:
         return Line(self.load(data, index))
 
@@ -212,6 +210,12 @@ class Emitter:
 
     def load_splat(self, data: Any, index: Any) -> Vector:
         return self.splat(self.builder.load(self.builder.gep(data, [index])))
+
+    def load_half_splat(self, data: Any, index: Any) -> Vector:
+        """L times the same real."""
+        scalar, undefined = self.builder.load(self.builder.gep(data, [index])), ir.Constant(self.half, ir.Undefined)
+        first = self.builder.insert_element(undefined, scalar, INT32(0))
+        return Vector(self.builder, shuffle(self.builder, first, undefined, [0] * self.lanes))
 
     def join(self, low: Any, high: Any) -> Vector:
         """Two LLVM vectors of L reals as one of 2 L."""

@@ -1,0 +1,209 @@
+"""What a product sums in registers: codelets for tiles of its results (product.py).
+
+    multiply     Y[f] += sum_i Z[f,i] conj W[i],   Y[-f] += sum_i Z[-f,i] W[i]        some outputs, L lanes
+    correlate    sum_m conj D[f,m] X[f,m] + conj(conj D[-f,m] X[-f,m])                2 L pairs of planes
+
+How many outputs a tile of `multiply` has follows from the registers (registers.py). Where one holds a whole line, lines
+times re W and lines times im W are summed apart, 4 vectors an output: each step of the contraction takes 2 vector
+loads, and by output 2 broadcasts of W and 4 fused multiply-adds, and only the finished sums are turned, Y[f] = S - iS',
+Y[-f] = S + iS'. Elsewhere re and im are vectors of their own, so that no line is ever turned: 4 half lines an output,
+and 8 fused multiply-adds a step. The bits differ between these two kinds of machines; on one they do not depend on the
+tile.
+
+Example: 3 outputs on AVX2: 12 registers of sums, 4 loads, 12 broadcasts and 24 multiply-adds a step.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.core.typing.templates import Signature
+from numba.extending import intrinsic
+
+from .registers import tile
+from .vector import Emitter, Line, Vector
+
+OUTPUTS, APART = tile()
+
+def accumulators(emit: Emitter, count: int, kind: Any = None) -> list[Any]:
+    """Vectors of sums, whole ones or of another kind, zero at first, that LLVM keeps in registers."""
+    kind = emit.whole if kind is None else kind
+    found = [cgutils.alloca_once(emit.builder, kind) for _ in range(count)]
+    for at in found:
+        emit.builder.store(ir.Constant(kind, [0.0] * kind.count), at)
+    return found
+
+
+def total(emit: Emitter, at: Any) -> Vector:
+    return Vector(emit.builder, emit.builder.load(at))
+
+
+def accumulate(emit: Emitter, at: Any, product: Vector, sign: int = 1) -> None:
+    held = total(emit, at)
+    emit.builder.store((held + product if sign > 0 else held - product).value, at)
+
+
+class SumsApart:
+    """An output at f and -f: sums of lines times re W, and of lines times im W."""
+
+    def __init__(self, emit: Emitter) -> None:
+        self.emit, self.held = emit, accumulators(emit, 4)
+
+    def add(self, plus: Vector, minus: Vector, re: Vector, im: Vector) -> None:
+        for place, product in zip(self.held, (plus * re, plus * im, minus * re, minus * im), strict=True):
+            accumulate(self.emit, place, product)
+
+    def lines(self) -> list[Line]:
+        plus_re, plus_im, minus_re, minus_im = (Line(total(self.emit, at)) for at in self.held)
+        return [plus_re + plus_im * -1j, minus_re + minus_im * 1j]
+
+
+class Sums:
+    """An output at f and -f: sums of z conj W and of z W, real and imaginary parts in vectors of their own."""
+
+    def __init__(self, emit: Emitter) -> None:
+        self.emit, self.held = emit, accumulators(emit, 4, emit.half)
+
+    def add(self, sign: int, z: Sequence[Vector], w: Sequence[Vector]) -> None:
+        """z conj W where the sign is -1, to f; z W where it is 1, to -f."""
+        re, im = self.held[:2] if sign < 0 else self.held[2:]
+        accumulate(self.emit, re, z[0] * w[0])
+        accumulate(self.emit, im, z[1] * w[0])
+        accumulate(self.emit, re, z[1] * w[1], -sign)
+        accumulate(self.emit, im, z[0] * w[1], sign)
+
+    def lines(self) -> list[Line]:
+        plus_re, plus_im, minus_re, minus_im = (total(self.emit, at).value for at in self.held)
+        return [Line(self.emit.join(plus_re, plus_im)), Line(self.emit.join(minus_re, minus_im))]
+
+
+def add_step(
+    emit: Emitter, sums: list[Any], data: Any, places: Sequence[Any], w: tuple[Any, Any], across: Any
+) -> None:
+    """One step of the contraction: lines at f and -f, W of each output `across` from the one before.
+
+    Of half lines first all outputs at f, then all at -f.
+    """
+    weights, first = w
+
+    def load_weight(load: Any, o: int) -> list[Vector]:
+        at = emit.offset(first, o, across)
+        return [load(weights, emit.offset(at, part)) for part in (0, emit.lanes)]
+
+    if APART:
+        both = [emit.load(data, place) for place in places]
+        for o, held in enumerate(sums):
+            held.add(*both, *load_weight(emit.load_splat, o))
+        return
+    for sign, place in zip((-1, 1), places, strict=True):
+        z = [emit.load_half(data, emit.offset(place, part)) for part in (0, emit.lanes)]
+        for o, held in enumerate(sums):
+            held.add(sign, z, load_weight(emit.load_half_splat, o))
+        first = unknown(emit, first)
+
+
+def unknown(emit: Emitter, value: Any) -> Any:
+    """The same value, of which LLVM does not know that it is.
+
+    So what is loaded again is loaded again: kept for -f, the broadcasts of f would take the registers of sums.
+    """
+    return emit.builder.asm(ir.FunctionType(value.type, [value.type]), "", "=r,0", [value], False)
+
+
+def put(emit: Emitter, fresh: Any, lines: list[Line], data: Any, places: list[Any]) -> None:
+    """Writes lines to their places, or where not `fresh` adds them to what is there; two equal lines may share one."""
+    with emit.builder.if_else(fresh) as (start, resume):
+        with start:
+            for line, place in zip(lines, places, strict=True):
+                emit.store(line, data, place)
+        with resume:
+            sums = [emit.load_line(data, place) + line for line, place in zip(lines, places, strict=True)]
+            for line, place in zip(sums, places, strict=True):
+                emit.store(line, data, place)
+
+
+def sum_products(emit: Emitter, outputs: int, z: tuple[Any, ...], w: tuple[Any, ...], steps: Any, fresh: Any) -> None:
+    """The loop of `multiply`: `z` is data and the places x, x_minus, y, y_minus in it, `w` the weights, where the first
+    lies, and across, step, leap."""
+    data, (x, x_minus, y, y_minus) = z[0], z[1:]
+    weights, first, across, step, leap = w
+    builder, n, line = emit.builder, emit.lanes, emit.count
+    sums = [(SumsApart if APART else Sums)(emit) for _ in range(outputs)]
+    with cgutils.for_range(builder, steps) as loop:
+        block, lane = (f(loop.index, emit.const(n)) for f in (builder.udiv, builder.urem))
+        at = builder.add(first, builder.add(builder.mul(block, leap), builder.mul(lane, step)))
+        here = builder.mul(loop.index, emit.const(line))
+        add_step(emit, sums, data, [builder.add(base, here) for base in (x, x_minus)], (weights, at), across)
+    lines, places = [], []
+    for o, held in enumerate(sums):
+        lines += held.lines()
+        places += [emit.offset(at, o * line) for at in (y, y_minus)]
+    put(emit, fresh, lines, data, places)
+
+
+@intrinsic(prefer_literal=True)
+def multiply(typing_context, outputs, steps, fresh, space, x, x_minus, y, y_minus, filters, w, across, step, leap):  # type: ignore[no-untyped-def]
+    """Adds `steps` products to `outputs` lines at y (times conj W) and at y_minus (times W); `fresh` starts at zero.
+
+    Output o meets W at w + o across + (i mod L) step + (i div L) leap in step i.
+    """
+    index = types.intp
+    signature = types.void(
+        outputs, index, types.boolean, space, index, index, index, index, filters, index, index, index, index
+    )
+
+    def codegen(context: Any, builder: Any, signature: Signature, args: Any) -> Any:
+        emit = Emitter(context, builder, space.dtype)
+        data, weights = emit.data(space, args[3]), emit.data(filters, args[8])
+        sum_products(emit, outputs.literal_value, (data, *args[4:8]), (weights, *args[9:]), args[1], args[2])
+        return context.get_dummy_value()
+
+    return signature, codegen
+
+
+@intrinsic(prefer_literal=True)
+def correlate(typing_context, shared, fresh, space, x, x_minus, x_block, d, d_minus, d_block, steps, x_lines, d_lines, y, y_minus):  # type: ignore[no-untyped-def]  # noqa: E501
+    """Adds H1 + i H2 to the line at y and conj H1 + i conj H2 to that at y_minus; `fresh` starts at zero.
+
+    H1 and H2 are 2 L sums over `steps` lane blocks of conj D[f] X[f] + conj(conj D[-f] X[-f]), sum q for the planes at
+    x_lines[q] and d_lines[q]; where `shared`, the L of either are of neighbours of x and of one d.
+    """
+    index = types.intp
+    signature = types.void(shared, types.boolean, space, *[index] * 7, x_lines, d_lines, index, index)
+
+    def codegen(context: Any, builder: Any, signature: Signature, args: Any) -> Any:
+        emit = Emitter(context, builder, space.dtype)
+        n, line, data = emit.lanes, emit.count, emit.data(space, args[2])
+        x_ends, d_ends = emit.data(x_lines, args[10]), emit.data(d_lines, args[11])
+
+        def end(ends: Any, q: int) -> Any:
+            return builder.load(builder.gep(ends, [emit.const(q)]))
+
+        def sums(first: int) -> Line:
+            """L sums, from number `first` on."""
+            if shared.literal_value:
+                x_first, d_first = end(x_ends, first), end(d_ends, first)
+                x_at, d_at = [emit.offset(x_first, q * line) for q in range(n)], [d_first] * n
+            else:
+                x_at, d_at = ([end(ends, first + q) for q in range(n)] for ends in (x_ends, d_ends))
+            re, im = accumulators(emit, n), accumulators(emit, n)
+            with cgutils.for_range(builder, args[9]) as loop:
+                to_x, to_d = builder.mul(loop.index, args[5]), builder.mul(loop.index, args[8])
+                for x_base, d_base, sign in ((args[3], args[6], 1), (args[4], args[7], -1)):
+                    x_bin, d_bin = builder.add(x_base, to_x), builder.add(d_base, to_d)
+                    for q in range(n):
+                        a = emit.load(data, builder.add(x_bin, x_at[q]))
+                        b = emit.load(data, builder.add(d_bin, d_at[q]))
+                        accumulate(emit, re[q], a * b)
+                        accumulate(emit, im[q], a * b.swapped() if sign > 0 else -(a * b.swapped()))
+            both = [emit.halves_summed(total(emit, p), total(emit, q)) for p, q in zip(re, im, strict=True)]
+            return Line(emit.sum_lanes(both))
+
+        first, second = sums(0), sums(n)
+        lines = [first + second * 1j, first.conj() + second.conj() * 1j]
+        put(emit, args[1], lines, data, [args[12], args[13]])
+        return context.get_dummy_value()
+
+    return signature, codegen
