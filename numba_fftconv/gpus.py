@@ -14,6 +14,7 @@ from typing import Any
 from .errors import InvalidOptionError
 
 WARP = 32
+GRID_LIMIT = 65535  # blocks along y and z, of any GPU
 
 
 @dataclass(frozen=True)

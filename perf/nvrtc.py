@@ -27,7 +27,7 @@ from numba_fftconv.gpus import MULTIPROCESSORS
 SOURCES = Path(__file__).parents[1] / "src"
 STANDARD = "-std=c++17"
 TRANSFORM = re.compile(r"(transform|inverse)_t(\d+)_b(\d+)(_half)?(_spaced)?(_accumulate)?")
-PRODUCT = re.compile(r"product_(\d+x\d+)_(\w+)_v([12])")
+PRODUCT = re.compile(r"product_(\d+x\d+(?:x\d+)?)_(\w+)_v([12])")
 
 
 # ---- which kernel of src/ --------------------------------------------------------------------------------------------

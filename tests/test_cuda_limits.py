@@ -19,9 +19,9 @@ from numba_fftconv import InvalidOptionError, UnsupportedError, conv2d, conv2d_b
 from numba_fftconv.cuda import cubins, driver, engine, fft2d, schedule
 from numba_fftconv.cuda.engine import Lie
 from numba_fftconv.cuda.planes import Planes, Strides
-from numba_fftconv.cuda.product import GRID_LIMIT
 from numba_fftconv.cuda.schedule import MOST_WINDOWS, Multiply, Schedule, Spectrum, Transform, Work
 from numba_fftconv.geometry import PlaneMap
+from numba_fftconv.gpus import GRID_LIMIT
 
 pytestmark = compiles
 

@@ -14,10 +14,17 @@ from numba_fftconv.cuda.tiles import TILES, ProductConfig
 
 pytestmark = [compiles, reads_code]
 
+THIN = TILES[8:]  # all of them, on all architectures and by single values, in the full set only
+MARKS = {config: [pytest.mark.slow] if config in THIN else [] for config in TILES}
+BY_PAIRS = [pytest.param(config, 2, id=f"{config}-2") for config in TILES]
+SINGLY = [pytest.param(config, 1, marks=MARKS[config], id=f"{config}-1") for config in TILES]
+ON_AMPERE = [pytest.param(config, marks=MARKS[config], id=str(config)) for config in TILES]
+
 # Registers that a thread may take for its accumulators. Beyond 255 the compiler spills, beyond the budget of tiles.py
 # for 32 and 16 a multiprocessor holds a block fewer.
-REGISTERS = {64: 238, 32: 128, 16: 96}  # by accumulators; a study of 64 took 230, one of 32 took 128
-LEAST_SHARE = 0.85  # of FFMA among the instructions of the loop
+REGISTERS = {64: 238, 32: 128, 16: 96, 8: 80}  # by accumulators; a study of 64 took 230, one of 32 took 128
+LEAST_SHARE = {64: 0.85, 32: 0.85, 16: 0.85, 8: 0.75}  # of FFMA in the loop; memory sets the pace of thin tiles
+SHALLOW_SHARE = 0.8  # of slabs of 4 steps
 
 
 def check_clean(code: Code, name: str) -> None:
@@ -28,9 +35,8 @@ def check_clean(code: Code, name: str) -> None:
     assert not re.search(r"^\s+(?:@\S+\s+)?[a-z][\w.]*\.f64", code.ptx, re.MULTILINE), name
 
 
-@pytest.mark.parametrize("config", TILES, ids=str)
+@pytest.mark.parametrize("config, vec", BY_PAIRS + SINGLY)
 @pytest.mark.parametrize("pass_name", FORMS)
-@pytest.mark.parametrize("vec", [1, 2])
 def test_hopper(config: ProductConfig, pass_name: str, vec: int) -> None:
     kernel = product_kernel(pass_name, config, vec)
     code = read(kernel, (9, 0))
@@ -46,10 +52,11 @@ def test_hopper(config: ProductConfig, pass_name: str, vec: int) -> None:
     wide = vec == 2 and not FORMS[pass_name].b_kmajor
     assert count(code.instructions, r"STG\.E\.128" if wide else r"STG\.E\.64") == accumulators // (2 if wide else 1)
     share = count(code.loop, "FFMA") / len(code.loop)
-    assert share >= LEAST_SHARE, f"{kernel.name}: {share:.1%} of {len(code.loop)} instructions are FFMA"
+    least = LEAST_SHARE[accumulators] if config.BK > 4 else SHALLOW_SHARE
+    assert share >= least, f"{kernel.name}: {share:.1%} of {len(code.loop)} instructions are FFMA"
 
 
-@pytest.mark.parametrize("config", TILES, ids=str)
+@pytest.mark.parametrize("config", ON_AMPERE)
 @pytest.mark.parametrize("pass_name", FORMS)
 def test_ampere(config: ProductConfig, pass_name: str) -> None:
     """The oldest architecture that has cp.async; shares are a matter of the newest."""

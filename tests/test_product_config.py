@@ -7,9 +7,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from numba_fftconv.cuda import pointwise
-from numba_fftconv.cuda.product import GRID_LIMIT, Pitches, Shape, grid, group_steps, launches, vector_width
+from numba_fftconv.cuda.product import Pitches, Shape, grid, group_steps, launches, vector_width
 from numba_fftconv.cuda.tiles import BLOCK_SHARED_BYTES, TILES, choose_tile, cost, valid
 from numba_fftconv.errors import UnsupportedError
+from numba_fftconv.gpus import GRID_LIMIT, find_gpu
+from numba_fftconv.integers import ceil_div, round_up
 
 EXTENT = st.integers(1, 3000)
 
@@ -46,16 +48,61 @@ def test_shared_memory_and_residence() -> None:
     [
         (128, 192, 64, 546, {"128x64", "64x64", "64x128", "128x128"}),  # large in every way
         (128, 384, 192, 130, {"64x64", "128x64", "64x128", "128x128"}),
-        (1, 256, 256, 130, {"16x64"}),  # one image
-        (192, 3, 4096, 546, {"64x16"}),  # gradient of the weights of three channels
-        (256, 3, 64, 546, {"64x16"}),  # gradient of three channels
-        (16, 3, 64, 546, {"32x32", "16x64", "64x16"}),
-        (32, 64, 64, 514, {"32x64"}),
+        (1, 256, 256, 130, {"8x64"}),  # one image
+        (16, 64, 64, 514, {"16x64"}),
+        (16, 3, 64, 546, {"16x16", "64x8"}),
+        (32, 64, 64, 514, {"32x32", "32x64"}),
         (32, 32, 32, 2050, {"32x32"}),
     ],
 )
 def test_choice(rows: int, columns: int, depth: int, bins: int, allowed: set[str]) -> None:
     assert str(choose_tile(rows, columns, depth, bins)) in allowed
+
+
+# Layers as products: rows, columns, depth, bins and the tile taken. For few channels, one image or few of a group.
+LAYERS = [
+    ("128x3x128x128 -> 96 forward", 2048, 96, 3, 514, "64x64x4"),
+    ("128x3x128x128 -> 96 input_grad", 2048, 3, 96, 514, "64x8"),
+    ("128x3x128x128 -> 96 weight_grad", 96, 3, 2048, 514, "64x8"),
+    ("128 images, 1 channel, forward", 128, 64, 1, 514, "64x64x4"),
+    ("128 images, 1 channel, weight_grad", 64, 1, 128, 514, "64x8"),
+    ("128 images, 4 channels, forward", 128, 64, 4, 514, "64x64x4"),
+    ("128 images, 4 channels, input_grad", 128, 4, 64, 514, "64x8"),
+    ("128 images, 2 channels, weight_grad", 64, 2, 128, 514, "64x8"),
+    ("1 image of 64 channels, forward", 1, 64, 64, 514, "8x64"),
+    ("1 image of 256 channels, forward", 1, 256, 256, 130, "8x64"),
+    ("1 image of 256 channels, input_grad", 1, 256, 256, 130, "8x64"),
+    ("1 image of 256 channels, weight_grad", 256, 256, 1, 130, "64x64x4"),
+    ("4 images of 64 channels, forward", 4, 64, 64, 514, "8x64"),
+    ("16 images of 64 channels, forward", 16, 64, 64, 514, "16x64"),
+    ("32 groups of 4 channels, forward", 128, 4, 4, 32 * 514, "64x8"),
+    ("128x64x64x64 -> 128 forward", 128, 128, 64, 2050, "128x128"),
+    ("128x128x32x32 -> 128 forward", 128, 128, 128, 578, "128x64"),
+    ("128x384x13x13 -> 384 forward", 128, 384, 384, 130, "128x128"),
+]
+
+
+@pytest.mark.parametrize("title, rows, columns, depth, bins, tile", LAYERS, ids=[layer[0] for layer in LAYERS])
+def test_padding_hides_behind_memory(title: str, rows: int, columns: int, depth: int, bins: int, tile: str) -> None:
+    """Multiply-adds of whole tiles take at most 1.3 times those asked for, or 1.3 times what memory takes, on H200."""
+    config, gpu = choose_tile(rows, columns, depth, bins), find_gpu()
+    assert str(config) == tile
+    whole = round_up(rows, config.BM) * round_up(columns, config.BN) * round_up(depth, config.BK)
+    values = rows * columns + depth * (rows + columns)
+    compute, memory = 8 * bins * whole / gpu.flops, 8 * bins * values / gpu.bandwidth
+    assert whole <= 1.3 * rows * columns * depth or compute <= 1.3 * memory
+
+
+def test_an_older_gpu_has_fewer_lanes_and_places() -> None:
+    """Where arithmetic decides, a multiprocessor of sm_80 takes twice the clocks; what waits for memory does not."""
+    of = {sm: cost(TILES[3], 4096, 4096, 1024, 514, 108, sm) for sm in ((8, 0), (8, 6), (9, 0), (12, 0))}
+    assert 1.8 < of[8, 0] / of[9, 0] < 2.2 and of[12, 0] == of[9, 0]
+
+
+def test_more_rows_than_a_grid_has_blocks() -> None:
+    """Tiles that are too low for them are not taken."""
+    rows = 12 * GRID_LIMIT
+    assert ceil_div(rows, choose_tile(rows, 64, 4, 34).BM) <= GRID_LIMIT < ceil_div(rows, 8)
 
 
 @given(EXTENT, EXTENT, EXTENT, st.integers(1, 3000), st.sampled_from([1, 80, 108, 132, 144]))

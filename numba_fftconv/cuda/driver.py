@@ -17,9 +17,9 @@ import numpy as np
 from numba import types
 
 from ..errors import CudaError, DeviceMismatchError, InvalidOptionError, InvalidTypeError, UnsupportedError
+from ..gpus import GRID_LIMIT
 from .cubins import binary
 from .memory import as_passed, numpy_type
-from .schedule import GRID_LIMIT
 from .toolchain import Architecture, Kernel, require_numba_cuda
 
 LEAST_ARCHITECTURE = (8, 0)

@@ -138,8 +138,8 @@ def _multiply(step: Multiply, device: Device) -> Iterator[Call]:
         yield Call("multiply", kernel, grid, (_at(a), _at(b), _at(y), depthwise, pitches))
         return
     shape = product.Shape(rows, columns, depth, a.columns, b.columns, y.columns, step.groups, int(step.accumulate))
-    blocks = whole * step.groups, device.multiprocessors
-    config = SIMULATED_TILE if SIMULATED else choose_tile(rows, columns, depth, *blocks)
+    on = whole * step.groups, device.multiprocessors, device.architecture
+    config = SIMULATED_TILE if SIMULATED else choose_tile(rows, columns, depth, *on)
     kernel = product.product_kernel(step.pass_name, config, product.vector_width(step.pass_name, shape, pitches))
     for first, _, grid in product.launches(config, rows, columns, whole, step.groups):
         yield Call("multiply", kernel, grid, (_at(a, first), _at(b, first), _at(y, first), shape, pitches))

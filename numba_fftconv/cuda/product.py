@@ -32,9 +32,9 @@ import numpy as np
 from numba import cuda, types
 
 from ..errors import UnsupportedError
+from ..gpus import GRID_LIMIT
 from ..integers import ceil_div
 from . import slab
-from .schedule import GRID_LIMIT
 from .tiles import COMPLEX_BYTES, PAD, REGISTER_BUDGET, ProductConfig
 from .toolchain import COMPLEXES, Kernel, device_function, namedtuple_type
 
@@ -125,10 +125,15 @@ def _row_of_turn(kmajor: bool, run: int, down: int) -> Any:
 
     Eight lanes that store 16 bytes each are served at once, if they meet all groups of four banks. They fill a row, or
     two half as long: then rows 4 apart, since row r begins in group 5*r mod 8 (BK + 2 = 10 values), and rows 0 and 4 in
-    groups 0 and 4. So bits 0 and 2 of the row change places.
+    groups 0 and 4. So bits 0 and 2 of the row change places. Or they fill four rows of BK = 4: then rows 2 apart, which
+    begin in groups 0, 6, 4 and 2; the bits turn round by one.
     """
     if not kmajor or run * COMPLEX_BYTES >= 128 or down % 8:
         return device_function(lambda turn: turn)
+    if run * COMPLEX_BYTES == 32:
+        return device_function(
+            lambda turn: (turn & i32(~7)) | ((turn & i32(3)) << i32(1)) | ((turn >> i32(2)) & i32(1))
+        )
     return device_function(lambda turn: (turn & i32(~5)) | ((turn & i32(1)) << i32(2)) | ((turn >> i32(2)) & i32(1)))
 
 

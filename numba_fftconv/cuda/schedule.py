@@ -20,12 +20,12 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from ..errors import UnsupportedError
+from ..gpus import GRID_LIMIT
 from ..integers import Size, bins, ceil_div, round_up
 from ..passes import PASSES
 
 LINE = 16  # complex values: 128 bytes
 LINE_BYTES = 8 * LINE
-GRID_LIMIT = 65535  # blocks along y and z
 MOST_WINDOWS = 16 * GRID_LIMIT  # of a chunk: rows of a product in the smallest tiles
 MOST_PLANES = 2**31  # of a launch: kernels count planes, and values within a bin, in 31 bits
 

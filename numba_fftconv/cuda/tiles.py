@@ -4,27 +4,36 @@ A block computes BM x BN elements of Y and a thread TM x TN of them, from slabs 
 slabs of both operands lie in shared memory, one in use and the others on their way. One step of a block costs
 
     BM*BN complex multiply-adds of 4 FFMA each, of which a multiprocessor issues 128 a clock: BM*BN / 32 clocks,
+    (TM + TN) / 2 loads of 128 bits a thread, 4 clocks of shared memory a warp,
     (BM + BN) complex values read from L2: (BM + BN) * 8 / 24 clocks,
 
-so a tile of 64x64 takes 128 clocks to compute and 43 to fetch, one of 16x64 takes 32 and 27. Large tiles compute well
-where rows and columns fill them; small ones waste less at ragged edges, and make blocks enough where bins are few.
+so a tile of 64x64 takes 128 clocks to compute, 96 to load and 43 to fetch; one of 64x8 takes 16, 24 and 24. Large tiles
+compute well where rows and columns fill them. Thin ones are for few columns (C = 3) or few rows (N = 1), where memory
+sets the pace and padding must not; a shallow one for a depth of few steps; small ones make blocks enough where bins are
+few.
 """
 
 from dataclasses import dataclass
+from functools import cache
 
-from ..gpus import MULTIPROCESSORS, WARP
-from ..integers import ceil_div, round_up
+from ..gpus import GPUS, GRID_LIMIT, MULTIPROCESSORS, WARP, Gpu
+from ..integers import ceil_div
 from .occupancy import occupancy
 
 COMPLEX_BYTES = 8
 BLOCK_SHARED_BYTES = 48 * 1024  # of a block, without opting in to more
 PAD = 2  # complex values at the end of a row that lies along the contraction
+# The model of time, in clocks. Estimates, but for counts of instructions.
+FFMA_OF_A_MULTIPLY_ADD = 4
+LOAD_CLOCKS = 4  # of shared memory, for 128 bits a lane
 WARPS_TO_FILL = 8  # two a scheduler: with fewer, FFMA waits for its own results
-MULTIPLY_ADDS_A_CLOCK = 32
 L2_BYTES_A_CLOCK = 24  # of one multiprocessor, all of them reading
-NOT_HIDDEN = 0.25  # of the shorter of computing and fetching; an estimate
+SLAB_INSTRUCTIONS, COPY_INSTRUCTIONS = 45, 4  # of a thread, as read off machine code: for a slab, for 16 bytes of it
+BLOCK_CLOCKS = 1500  # from the launch of a block to its first slab, and from its last to its end
+SLAB_LATENCY = 800  # from asking for a slab to having it
+NOT_HIDDEN = 0.25  # of computing, fetching and waiting, but for the longest of them
 # Registers that a thread may take, by the complex accumulators that it holds; the compiler is held to it.
-REGISTER_BUDGET = {64: 238, 32: 128, 16: 96, 4: 64}
+REGISTER_BUDGET = {64: 238, 32: 128, 16: 96, 8: 80, 4: 64}
 
 
 @dataclass(frozen=True)
@@ -77,7 +86,8 @@ class ProductConfig:
         return occupancy(MULTIPROCESSORS[9, 0], self.threads, registers, self.shared_bytes()).blocks
 
     def __str__(self) -> str:
-        return f"{self.BM}x{self.BN}"
+        """Its size; of a shallow one its depth too."""
+        return f"{self.BM}x{self.BN}" + (f"x{self.BK}" if self.BK < 8 else "")
 
 
 TILES = (
@@ -89,6 +99,10 @@ TILES = (
     ProductConfig(32, 32, 4, 4, 16, 2),
     ProductConfig(16, 64, 4, 4, 16, 2),
     ProductConfig(64, 16, 4, 4, 16, 2),
+    ProductConfig(64, 8, 4, 2, 16, 2),
+    ProductConfig(8, 64, 2, 4, 16, 2),
+    ProductConfig(16, 16, 4, 2, 16, 2),
+    ProductConfig(64, 64, 8, 4, 4, 2),
 )
 
 SIMULATED_TILE = ProductConfig(8, 16, 2, 2, 8, 2)  # for the simulator, where a step of a thread takes a microsecond
@@ -115,32 +129,68 @@ def valid(config: ProductConfig) -> bool:
     )
 
 
-def choose_tile(rows: int, columns: int, depth: int, bins: int, multiprocessors: int = 132) -> ProductConfig:
+def choose_tile(
+    rows: int, columns: int, depth: int, bins: int, multiprocessors: int = 132, architecture: tuple[int, int] = (9, 0)
+) -> ProductConfig:
     """The tile that costs least for bins products (groups counted) of rows x depth by depth x columns.
 
     >>> print(choose_tile(256, 512, 512, 2050), choose_tile(1, 256, 256, 546), choose_tile(64, 3, 1000, 546))
-    128x128 16x64 64x16
+    128x128 8x64 64x8
     """
-    return min(TILES, key=lambda config: cost(config, rows, columns, depth, bins, multiprocessors))
+    problem = rows, columns, depth, bins, multiprocessors, architecture
+    launched = [config for config in TILES if ceil_div(rows, config.BM) <= GRID_LIMIT]
+    return min(launched or TILES, key=lambda config: cost(config, *problem))
 
 
-def cost(config: ProductConfig, rows: int, columns: int, depth: int, bins: int, multiprocessors: int) -> float:
-    """Clocks that the busiest multiprocessor takes, by a model: padded work in whole blocks, and what L2 must give.
+def cost(
+    config: ProductConfig,
+    rows: int,
+    columns: int,
+    depth: int,
+    bins: int,
+    multiprocessors: int,
+    architecture: tuple[int, int] = (9, 0),
+) -> float:
+    """Clocks that the busiest multiprocessor takes, by a model: the longest of three, and a part of the others.
 
-    The shorter of the two hides behind the longer but for a part of it.
+    computing: its blocks, padded on every side, at the rate at which one slab is issued;
+    fetching: what tiles read from L2 again and again, or what memory must give once;
+    waiting: waves of resident blocks, none of which is done before its slabs have come one after the other.
     """
+    gpu, slabs = _gpu(architecture), ceil_div(depth, config.BK)
     down, across = ceil_div(rows, config.BM), ceil_div(columns, config.BN)
-    steps = round_up(depth, config.BK)
-    blocks = ceil_div(down * across * bins, multiprocessors)  # of the busiest
-    warps = min(blocks, config.resident) * config.threads // WARP
-    idle = max(1.0, WARPS_TO_FILL / warps)
-    compute = blocks * config.BM * config.BN * steps / MULTIPLY_ADDS_A_CLOCK * idle / arithmetic_share(config)
-    values = bins * (depth * (rows * across + columns * down) + rows * columns)
-    fetch = values * COMPLEX_BYTES / (L2_BYTES_A_CLOCK * multiprocessors)
-    return max(compute, fetch) + NOT_HIDDEN * min(compute, fetch)
+    blocks = ceil_div(down * across * bins, multiprocessors)
+    resident = _resident(config, gpu)
+    of_slab, warps = _slab_clocks(config, gpu), config.threads // WARP
+    idle = max(1.0, WARPS_TO_FILL / (min(blocks, resident) * warps))
+    compute = blocks * slabs * of_slab * idle
+    wait = ceil_div(blocks, resident) * (BLOCK_CLOCKS + slabs * SLAB_LATENCY / (config.stages - 1))
+    once = bins * (rows * columns + depth * (rows + columns))
+    again = bins * (rows * columns + depth * (rows * across + columns * down))
+    memory = gpu.bandwidth / gpu.clock * multiprocessors / gpu.multiprocessors  # bytes a clock
+    fetch = COMPLEX_BYTES * max(once / memory, again / (L2_BYTES_A_CLOCK * multiprocessors))
+    parts = compute, fetch, wait
+    return max(parts) + NOT_HIDDEN * (sum(parts) - max(parts))
 
 
-def arithmetic_share(config: ProductConfig) -> float:
-    """FFMA among the instructions of the loop: a thread's loads of 128 bits, and about 60 instructions a slab."""
-    ffma = 4 * config.TM * config.TN * config.BK
-    return ffma / (ffma + (config.TM + config.TN) * config.BK // 2 + 60)
+@cache
+def _gpu(architecture: tuple[int, int]) -> Gpu:
+    """The first of the table that is not newer; its figures stand for the architecture."""
+    return max((gpu for gpu in GPUS if gpu.architecture <= architecture), key=lambda gpu: gpu.architecture)
+
+
+@cache
+def _resident(config: ProductConfig, gpu: Gpu) -> int:
+    registers = REGISTER_BUDGET[config.TM * config.TN]
+    return max(1, occupancy(gpu.multiprocessor, config.threads, registers, config.shared_bytes()).blocks)
+
+
+@cache
+def _slab_clocks(config: ProductConfig, gpu: Gpu) -> float:
+    """Clocks in which a multiprocessor issues a slab of one block, or gives it out of shared memory."""
+    warps, loads = config.threads // WARP, (config.TM + config.TN) * config.BK // 2
+    ffma = FFMA_OF_A_MULTIPLY_ADD * config.TM * config.TN * config.BK
+    copies = (config.BM + config.BN) * config.BK // (2 * config.threads)
+    others = loads + SLAB_INSTRUCTIONS + COPY_INSTRUCTIONS * copies
+    a_clock = gpu.multiprocessor.lanes // WARP  # instructions of a warp
+    return max(warps * (ffma + others) / a_clock, warps * loads * LOAD_CLOCKS)
