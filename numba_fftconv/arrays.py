@@ -1,8 +1,9 @@
 """What an array is here: read without a copy, checked, and given back in the library that it came from.
 
 Whatever a caller passes is read as a NumPy array, of host memory or of addresses of a GPU (cuda/arrays.py), so that one
-check of dtypes, shapes, strides and overlaps serves both; `device` says where it lies. No framework is imported: a
-caller who holds a tensor has imported its library already, and sys.modules has it.
+check of dtypes, shapes, strides and overlaps serves both; `device` says where it lies. An array of bfloat16, which
+NumPy has not, is read as one of dtypes.BFLOAT16. No framework is imported: a caller who holds a tensor has imported its
+library already, and sys.modules has it.
 """
 
 import math
@@ -13,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from . import dtypes
 from .errors import (
     DeviceMismatchError,
     FFTConvError,
@@ -23,7 +25,6 @@ from .errors import (
 )
 
 ALIGNMENT = 64  # bytes: a cache line, and one AVX-512 vector
-FLOATS = {np.dtype(name): name for name in ("float32", "float64")}  # of native byte order
 HOST_MEMORY = {1, 3, 11}  # DLPack devices: CPU, and host memory pinned for CUDA or ROCm
 CUDA_MEMORY = {2, 13}  # DLPack devices: CUDA, CUDA managed
 OVERLAP_WORK = 10**6  # candidates tried before two interleaved arrays count as overlapping
@@ -64,14 +65,15 @@ def check_devices(read: Mapping[str, Any]) -> None:
 def host(value: Any, name: str) -> np.ndarray:
     """A NumPy view of an array in host memory: of NumPy, torch or any library that speaks DLPack."""
     if isinstance(value, np.ndarray) and not isinstance(value, np.ma.MaskedArray):
-        return np.asarray(value)
+        array = np.asarray(value)
+        return array.view(dtypes.BFLOAT16) if dtypes.is_bfloat16(array.dtype) else array
     said = f"{name} is a {_type_name(value)}"
     try:
         return _foreign(value, name, said)
     except FFTConvError:
         raise
     except (TypeError, ValueError, RuntimeError, BufferError) as error:
-        raise InvalidTypeError(f"{said} that NumPy cannot read, {error}: pass dense float32 or float64") from error
+        raise InvalidTypeError(f"{said} that NumPy cannot read, {error}: pass dense {dtypes.ANY}") from error
 
 
 def _foreign(value: Any, name: str, said: str) -> np.ndarray:
@@ -83,22 +85,34 @@ def _foreign(value: Any, name: str, said: str) -> np.ndarray:
     device = value.__dlpack_device__()[0]
     if device in HOST_MEMORY:
         # torch's own way refuses tensors negated or zero by a flag; DLPack would hand out their stored samples.
-        return value.numpy() if _is_torch(value) else np.from_dlpack(value)
+        return _of_torch(value) if _is_torch(value) else np.from_dlpack(value)
     raise InvalidTypeError(f"{said} on DLPack device {int(device)}: it must be in host memory or on a GPU of NVIDIA")
 
 
+def _of_torch(tensor: Any) -> np.ndarray:
+    """The view of a tensor in host memory; its own method knows no bfloat16."""
+    torch = sys.modules["torch"]
+    if tensor.dtype is not torch.bfloat16:
+        memory: np.ndarray = tensor.numpy()
+        return memory
+    bits: np.ndarray = tensor.view(torch.int16).numpy()
+    return bits.view(dtypes.BFLOAT16)
+
+
 def dtype_name(value: np.ndarray, name: str) -> str:
-    """The name of the dtype of an array, float32 or float64."""
-    if value.dtype not in FLOATS:
-        raise InvalidTypeError(f"{name} has dtype {value.dtype}: it must be float32 or float64 of native byte order")
-    return FLOATS[value.dtype]
+    """The name of the dtype of an array, one of dtypes.py."""
+    found = dtypes.NAMES.get(value.dtype)
+    if found is None:
+        raise InvalidTypeError(f"{name} has dtype {value.dtype}: it must be {dtypes.ANY}, of native byte order")
+    return found
 
 
 def fitting(value: Any, name: str, shape: tuple[int, ...], dtype: str) -> np.ndarray:
     """An array of exactly this shape and dtype."""
     array = view(value, name)
-    if array.dtype != dtype:
-        raise InvalidTypeError(f"{name} has dtype {array.dtype}: it must be {dtype} here, to fit the other arrays")
+    found = dtypes.name_of(array.dtype)
+    if found != dtype:
+        raise InvalidTypeError(f"{name} has dtype {found}: it must be {dtype} here, to fit the other arrays")
     if array.shape != shape:
         raise InvalidShapeError(f"{name} has shape {array.shape}: it must be {shape} here")
     return array
@@ -114,14 +128,15 @@ def output(
     shape: tuple[int, ...],
     dtype: str,
     inputs: Mapping[str, Any],
-    empty: Callable[..., np.ndarray] = np.empty,
+    empty: Callable[..., np.ndarray] | None = None,
 ) -> np.ndarray:
     """An array to write, of exactly this shape and dtype: new, or a view of `out`, which must not overlap `inputs`."""
     if out is None:
         try:
-            return empty(shape, dtype)
+            return new(shape, dtype) if empty is None else empty(shape, dtype)
         except MemoryError as error:
-            raise no_memory(f"the result of shape {shape}", math.prod(shape) * np.dtype(dtype).itemsize) from error
+            nbytes = math.prod(shape) * dtypes.numpy_dtype(dtype).itemsize
+            raise no_memory(f"the result of shape {shape}", nbytes) from error
     array = fitting(out, "out", shape, dtype)
     check_devices({**inputs, "out": array})
     if not array.flags.writeable:
@@ -133,6 +148,11 @@ def output(
     return array
 
 
+def new(shape: tuple[int, ...], dtype: str) -> np.ndarray:
+    """A new array in host memory."""
+    return np.empty(shape, dtypes.numpy_dtype(dtype))
+
+
 def check_no_stream(stream: Any) -> None:
     """Raise InvalidOptionError where arrays in host memory are given a stream."""
     if stream is not None:
@@ -142,7 +162,9 @@ def check_no_stream(stream: Any) -> None:
 def check_aligned(array: np.ndarray, name: str) -> None:
     """Raise InvalidOptionError where samples do not lie at multiples of their size."""
     if not _is_aligned(array):
-        raise InvalidOptionError(f"{_said(array, name)} is not aligned to its {array.dtype} samples: {NEW_ARRAY}")
+        raise InvalidOptionError(
+            f"{_said(array, name)} is not aligned to its {dtypes.name_of(array.dtype)} samples: {NEW_ARRAY}"
+        )
 
 
 def _said(array: np.ndarray, name: str) -> str:
@@ -159,12 +181,17 @@ def refuse_overlap(array: np.ndarray, name: str, others: Mapping[str, np.ndarray
 
 def like(result: np.ndarray | None, model: Any) -> Any:
     """`result`, if any, in the library of `model`, without a copy; NumPy's own where that library cannot take one."""
-    if result is None or isinstance(model, np.ndarray):
+    if result is None:
         return result
+    if isinstance(model, np.ndarray):
+        return result.view(model.dtype) if result.dtype == dtypes.BFLOAT16 else result
     if hasattr(result, "owner"):  # made by the library itself, on its GPU
         return result.owner
     if _is_torch(model):
-        return sys.modules["torch"].from_numpy(result)
+        torch = sys.modules["torch"]
+        if result.dtype == dtypes.BFLOAT16:
+            return torch.from_numpy(result.view(np.int16)).view(torch.bfloat16)
+        return torch.from_numpy(result)
     from_dlpack = getattr(_library(model), "from_dlpack", None)
     return result if from_dlpack is None else from_dlpack(result)
 

@@ -11,14 +11,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .arrays import FLOATS
+from . import dtypes
 from .errors import FFTConvError, InvalidOptionError, InvalidShapeError, InvalidTypeError, UnsupportedError
 from .integers import Size
 
 Pair = tuple[int, int]
 LARGEST = 2**40  # of every number of samples that a caller gives: positions then stay far below 2**63
 MAX_FFT = 256
-PRECISIONS = {"float32": ("fp32", "tf32x3", "bf16x3", "tf32"), "float64": ("fp64",)}
+PRECISIONS = {"float32": ("fp32", "tf32x3", "bf16x3", "tf32"), "float64": ("fp64",)}  # by the dtype of arithmetic
 
 INPUT_FORM, WEIGHT_FORM = "(N, C, H, W) or (C, H, W)", "(K, C/groups, R, S)"
 PAIR_FORM = "an int or a pair (rows, columns)"
@@ -139,20 +139,16 @@ def _padding(value: Any, taps: tuple[int, ...], stride: Pair, dilation: Pair) ->
 
 
 def dtype(value: Any) -> str:
-    """The name of a dtype of NumPy, or of a library whose dtypes print as torch's do."""
-    word = value if isinstance(value, str | type | np.dtype) else str(value).rpartition(".")[2]
-    try:
-        found = FLOATS.get(np.dtype(word))
-    except (TypeError, ValueError, SyntaxError):  # NumPy reads some words as Python
-        found = None
+    """The name of a dtype of NumPy or ml_dtypes, or of a library whose dtypes print as torch's do."""
+    found = dtypes.named(value)
     if found is None:
-        raise InvalidTypeError(f"dtype is {value!r}: it must be 'float32' or 'float64'")
+        raise InvalidTypeError(f"dtype is {value!r}: it must be {dtypes.ANY}")
     return found
 
 
 def precision(value: Any, dtype: str) -> str:
     """The arithmetic of the multiply stage; None is the dtype's own."""
-    words = PRECISIONS[dtype]
+    words = PRECISIONS[dtypes.computed(dtype)]
     if value is None:
         return words[0]
     if not isinstance(value, str) or value not in words:
@@ -195,7 +191,7 @@ def device(value: Any, gpus: Collection[str]) -> str:
 def on_gpu(dtype: str, precision: str) -> None:
     """Raise UnsupportedError for what the CUDA engine has no kernels for."""
     if dtype != "float32":
-        raise UnsupportedError(f"dtype is {dtype}: on a GPU this version has float32; on a CPU it has both")
+        raise UnsupportedError(f"dtype is {dtype}: on a GPU this version has float32; on a CPU it has {dtypes.ANY}")
     if precision != "fp32":
         raise UnsupportedError(f"precision is {precision!r}: on a GPU this version has 'fp32', which None is")
 

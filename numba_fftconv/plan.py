@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from . import arrays, options, passes, tuning
+from . import arrays, dtypes, options, passes, tuning
 from .cpu import call as cpu_call
 from .cpu import threads
 from .errors import InvalidTypeError, PlanMismatchError, UnsupportedError
@@ -34,7 +34,7 @@ class ConvPlan:
     Attributes
     ----------
     geometry : ConvGeometry
-    dtype : 'float32' or 'float64'.
+    dtype : of the arrays: 'float16', 'bfloat16', 'float32' or 'float64'.
     device : 'cpu', 'cuda:0' or another GPU of this machine; or the GPU architecture that it can be read for.
     precision : arithmetic of the multiply stage.
     fft_size : transform lengths (rows, columns), in samples.
@@ -108,8 +108,12 @@ class ConvPlan:
     @property
     def stages(self) -> dict[str, list[tuning.Stage]]:
         """By pass, its stages."""
-        itemsize = np.dtype(self.dtype).itemsize
-        return {name: tuning.stages(self.geometry, itemsize, self.fft_size, row) for name, row in PASSES.items()}
+        return {name: tuning.stages(self.geometry, self.dtype, self.fft_size, row) for name, row in PASSES.items()}
+
+    @property
+    def real(self) -> str:
+        """The dtype that the plan computes in, of half its spectra: 'float32' where arrays are of two bytes."""
+        return dtypes.computed(self.dtype)
 
     @property
     def workspace_size(self) -> int:

@@ -29,7 +29,7 @@ from typing import Any
 
 import numpy as np
 
-from . import options, passes
+from . import dtypes, options, passes
 from .arrays import check_devices, dtype_name, fitting, like, view
 from .cpu import stages as cpu_stages
 from .errors import InvalidOptionError, InvalidShapeError, InvalidTypeError, UnsupportedError
@@ -85,7 +85,7 @@ def transform(planes: Any, fft_size: Any, *, out: Any = None, stream: Any = None
 
     Parameters
     ----------
-    planes : float32 or float64 array [N, C, H, W], on a GPU float32.
+    planes : array [N, C, H, W] of float16, bfloat16, float32 or, on a CPU, float64.
     fft_size : transform length, from H and W on an even product of 2, 3, 5, 7 up to 64, or 128 or 256; or two of them,
         (rows, columns).
     out : C-contiguous array of the result's shape and dtype to write into; on a CPU with any strides.
@@ -93,8 +93,8 @@ def transform(planes: Any, fft_size: Any, *, out: Any = None, stream: Any = None
 
     Returns
     -------
-    Spectrum [F, N, C], complex64 or complex128, twice the discrete Fourier transform of the planes at
-    `frequencies(fft_size)`, in the library of `planes`; or `out`, where it is given.
+    Spectrum [F, N, C], complex128 of float64 and complex64 of any other, twice the discrete Fourier transform of the
+    planes at `frequencies(fft_size)`, in the library of `planes`; or `out`, where it is given.
 
     Raises
     ------
@@ -116,7 +116,7 @@ def transform(planes: Any, fft_size: Any, *, out: Any = None, stream: Any = None
     N, C, H, W = x.shape
     tile = _size(fft_size, H, W)
     stages = _stages(tile, {"planes": x}, stream)
-    spectrum = stages.output(out, (bins(tile), N, C), COMPLEX[dtype])
+    spectrum = stages.output(out, (bins(tile), N, C), COMPLEX[dtypes.computed(dtype)])
     stages.transform(x, spectrum)
     return like(spectrum, planes) if out is None else out
 
@@ -180,8 +180,9 @@ def multiply(
 
 
 def inverse(
-    spectrum: Any, size: Any, *, fft_size: Any = None, bias: Any = None, out: Any = None, stream: Any = None
-) -> Any:
+    spectrum: Any, size: Any, *, fft_size: Any = None, bias: Any = None, dtype: Any = None, out: Any = None,
+    stream: Any = None,
+) -> Any:  # fmt: skip
     """Transform a spectrum back, and crop the planes from the corner of their tiles.
 
     Parameters
@@ -190,12 +191,13 @@ def inverse(
     size : (H, W) of the planes, in samples, at most as many as fft_size.
     fft_size : that of `transform`; None where both lengths are one.
     bias : array [C] of the dtype of the planes, added to the planes of each column; on a GPU without gaps.
+    dtype : of the planes: None is that of the spectrum's parts; of complex64 also 'float16' or 'bfloat16'.
     out : array of the result's shape and dtype to write into.
     stream : CUDA stream; None on a CPU.
 
     Returns
     -------
-    Array [N, C, H, W], float32 or float64, in the library of `spectrum`; or `out`, where it is given.
+    Array [N, C, H, W], float32 or float64 or as asked, in the library of `spectrum`; or `out`, where it is given.
 
     Raises
     ------
@@ -213,15 +215,15 @@ def inverse(
     """
     given = _spectrum(spectrum, "spectrum")
     read, (F, N, C) = {"spectrum": given}, given.shape
-    tile, dtype = _tile_of(F, fft_size), REAL[given.dtype]
+    tile, kind = _tile_of(F, fft_size), _planes_dtype(given, dtype)
     H, W = options.pair(size, "size", size)
     if tile[0] < H or tile[1] < W:
         most = f"{F} bins are of tiles of {tile[0]} x {tile[1]} samples, the largest size here"
         raise InvalidOptionError(f"size is {size!r}: {most}")
     if bias is not None:
-        read["bias"] = fitting(bias, "bias", (C,), dtype)
+        read["bias"] = fitting(bias, "bias", (C,), kind)
     stages = _stages(tile, read, stream)
-    planes = stages.output(out, (N, C, H, W), dtype)
+    planes = stages.output(out, (N, C, H, W), kind)
     stages.inverse(given, planes, read.get("bias"))
     return like(planes, spectrum) if out is None else out
 
@@ -274,6 +276,16 @@ def _spectrum(value: Any, name: str) -> np.ndarray:
         said = f"{name} has shape {array.shape}: no transform has {F} bins, and each length is {FFT_RULE}"
         raise InvalidShapeError(f"{said}; the nearest square is {SQUARES[near][0]} with {near}")
     return array
+
+
+def _planes_dtype(spectrum: np.ndarray, dtype: Any) -> str:
+    """Of the planes of a spectrum, as asked for."""
+    real = REAL[spectrum.dtype]
+    found = real if dtype is None else options.dtype(dtype)
+    if dtypes.computed(found) != real:
+        fits = ", ".join(name for name in dtypes.NUMPY if dtypes.computed(name) == real)
+        raise InvalidTypeError(f"dtype is {dtype!r}: of a spectrum of {spectrum.dtype} it must be {fits}, or None")
+    return found
 
 
 def _product_shape(row: Pass, a: tuple[int, ...], b: tuple[int, ...], groups: int) -> tuple[int, int, int]:

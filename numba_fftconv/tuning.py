@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from . import gpus
+from . import dtypes, gpus
 from .cpu.butterfly import flops
 from .cpu.fft2d import quarters
 from .cpu.model import Cost, CpuModel, direct_rate
@@ -42,23 +42,29 @@ class Stage(NamedTuple):
 # ---- flops and bytes -------------------------------------------------------------------------------------------------
 
 
-def stages(geometry: ConvGeometry, itemsize: int, size: Size, row: Pass) -> list[Stage]:
+def stages(geometry: ConvGeometry, dtype: str, size: Size, row: Pass) -> list[Stage]:
     """The stages of a pass, with the flops and bytes that any engine needs: arrays and spectra move once each way."""
     g, windows, (rows, columns) = geometry, geometry.windows(size, row.name), size
+    of_sample, of_spectrum = dtypes.numpy_dtype(dtype).itemsize, spectrum_bytes(size, itemsize(dtype))
     of_plane = (columns * flops(rows) + rows * flops(columns)) // 2  # two planes travel as one
     planes = {"input": windows * g.C, "weight": g.pairs, "output": windows * g.K, "grad_output": windows * g.K}
     names = *row.operands, row.result
     found = []
     for letter, role, name in zip(row.letters, ("transform", "transform", "inverse"), names, strict=True):
-        moved = prod(g.shapes[name]) * itemsize + planes[name] * spectrum_bytes(size, itemsize)
+        moved = prod(g.shapes[name]) * of_sample + planes[name] * of_spectrum
         height, width = g.shapes[name][-2:]
         shape = f"{planes[name]:,} planes of {height} x {width} in tiles of {rows} x {columns}"
         found.append(Stage(f"{role} {letter.lower()}", shape, planes[name] * of_plane, moved))
     Kg, Cg = g.K // g.groups, g.C // g.groups
     m, n, depth = row.extents(windows, Cg, Kg)
-    moved = sum(planes[name] for name in names) * spectrum_bytes(size, itemsize)
+    moved = sum(planes[name] for name in names) * of_spectrum
     product = f"{bins(size):,} bins x {g.groups} groups of {m:,} x {n:,}, {depth:,} deep in {row.contracted}"
     return [*found[:2], Stage("multiply", product, 8 * bins(size) * windows * g.pairs, moved), found[2]]
+
+
+def itemsize(dtype: str) -> int:
+    """Bytes of a real of the spectra of arrays of this dtype."""
+    return np.dtype(dtypes.computed(dtype)).itemsize
 
 
 def spectrum_bytes(size: Size, itemsize: int) -> int:
@@ -75,7 +81,7 @@ GPUS = {gpus.sm(gpu.architecture): gpu for gpu in reversed(gpus.GPUS)}  # the fi
 
 def flops_of(gpu: gpus.Gpu, dtype: str) -> float:
     """Operations a second, outside tensor cores."""
-    return {"float32": gpu.flops, "float64": gpu.double_flops}[dtype]
+    return {"float32": gpu.flops, "float64": gpu.double_flops}[dtypes.computed(dtype)]
 
 
 def cost_on(gpu: gpus.Gpu, stage: Stage, dtype: str) -> Cost:
@@ -153,7 +159,7 @@ def choose(geometry: ConvGeometry, dtype: str, device: str, size: Size, limit: i
         if device != "cpu":
             ways = _on_gpu(geometry, dtype, device, size, row)
         else:
-            work = cpu_work(geometry, np.dtype(dtype).itemsize, size, row)
+            work = cpu_work(geometry, itemsize(dtype), size, row)
             ways = _on_cpu(work, threads) if limit is None else [*_on_cpu(work, threads), *_on_cpu(work, 1)]
         most = max(min(way.workspace for way in ways), MOST_WORKSPACE if limit is None else limit)
         return min((way for way in ways if way.workspace <= most), key=lambda way: way.seconds)
@@ -221,9 +227,7 @@ def direct_seconds(geometry: ConvGeometry, dtype: str, device: str, threads: int
     """Time of one pass by the definition, at the rate that the multiply stage reaches."""
     g = geometry
     count = 2 * g.N * g.P * g.Q * g.pairs * g.R * g.S
-    return count / (
-        direct_rate(np.dtype(dtype).itemsize, threads) if device == "cpu" else flops_of(GPUS[device], dtype)
-    )
+    return count / (direct_rate(itemsize(dtype), threads) if device == "cpu" else flops_of(GPUS[device], dtype))
 
 
 def _on_cpu(work: Work, threads: int) -> list[PassChoice]:
@@ -237,7 +241,7 @@ def _on_cpu(work: Work, threads: int) -> list[PassChoice]:
 def _on_gpu(geometry: ConvGeometry, dtype: str, device: str, size: Size, row: Pass) -> list[PassChoice]:
     """All windows at once, and ever smaller chunks of them: a chunk costs its launches again."""
     g, windows = geometry, geometry.windows(size, row.name)
-    costs = [cost_on(GPUS[device], stage, dtype) for stage in stages(g, np.dtype(dtype).itemsize, size, row)]
+    costs = [cost_on(GPUS[device], stage, dtype) for stage in stages(g, dtype, size, row)]
     work = cuda.Work(row.name, size, windows, g.C, g.K, g.groups)
     return [
         PassChoice(

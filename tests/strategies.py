@@ -142,7 +142,7 @@ class Problem:
         """The relative L2 error that a pass may have."""
         return UNIT[self.dtype] * max(1.0, (self.depth(plan, name) / 256) ** 0.5)
 
-    def sizes(self, a: Arrays, tile: Pair) -> dict[str, np.ndarray]:
+    def sizes(self, a: Arrays, T: Pair) -> dict[str, np.ndarray]:
         """How large each result would be if the signs of all products were drawn by lot, as the root of a mean square.
 
         Unlike the results themselves these do not vanish where products cancel. A transform spreads its rounding over
@@ -151,7 +151,7 @@ class Problem:
         squares = Arrays(*(np.square(b, dtype=np.float64) for b in a))
         typical = self.expected(squares)
         (top, bottom), (left, right) = self.resolved["padding"]
-        samples = max(tile[0], self.H + top + bottom) * max(tile[1], self.W + left + right)
+        samples = max(T[0], self.H + top + bottom) * max(T[1], self.W + left + right)
         points = Problem(self.N, self.C, 1, 1, self.K, 1, 1, groups=self.groups, batched=self.batched)
         energy = points.expected(Arrays(*(b.sum((-2, -1), keepdims=True) for b in squares)))
         return {name: np.sqrt(np.maximum(typical[name], energy[name] / samples)) for name in typical}
@@ -194,7 +194,8 @@ def poisoned(problem: Problem, name: str) -> np.ndarray:
 def relaid(a: np.ndarray, layout: str) -> np.ndarray:
     """The same samples, lying otherwise in memory."""
     if layout == "gaps":  # every other sample of a larger array
-        held = np.full([2 * n + 1 for n in a.shape], np.nan, a.dtype)[tuple(slice(1, None, 2) for _ in a.shape)]
+        poison = np.nan if a.dtype.kind == "f" else 0xFFFF  # as bits of bfloat16 a NaN, too
+        held = np.full([2 * n + 1 for n in a.shape], poison, a.dtype)[tuple(slice(1, None, 2) for _ in a.shape)]
     elif layout == "reversed":  # negative strides on every axis
         held = np.empty_like(a)[tuple(slice(None, None, -1) for _ in a.shape)]
     elif layout == "transposed":  # rows and columns swapped

@@ -362,7 +362,7 @@ TABLE: list[Row] = [
     # dtypes
     *wrong_out("float64", lambda m, s: m.poisoned(*s, dtype="float64"), TYPE, "float64", "it must be float32"),
     *wrong_out("int32", lambda m, s: m.keep(np.zeros(s, "int32")), TYPE, "int32", "float32"),
-    *wrong_array("bfloat16", lambda a: torch().tensor(a).bfloat16(), "BFloat16", "float32 or float64"),
+    *wrong_array("float8", lambda a: torch().tensor(a).to(torch().float8_e5m2), "Float8", "float32 or float64"),
     *wrong_array("gradient", lambda a: torch().tensor(a, requires_grad=True), "gradient", "detach()"),
     *wrong_array("sparse", lambda a: torch().tensor(a).to_sparse(), "Sparse", "dense"),
     *wrong_array("mkldnn", lambda a: torch().tensor(a).to_mkldnn(), "Tensor", "dense"),
@@ -438,12 +438,12 @@ for value in ("full", "", 1.5, (1, 2, 3), ((1, 2, 3), 1), None):
 WRONG_SIZES = 2, 7, 22, 96, 512, -8, 2**70, 16.0, True, "big", (16,), (16, 16, 16), (16, 15), {16, 18}, np.array(16.0)
 for value in WRONG_SIZES:
     TABLE += rows([plan], OPTION, f"fft_size is {value!r}", "64", fft_size=value)
-for value in ("int32", "float31", None, "float16"):
+for value in ("int32", "float31", None, "bfloat15", "float8_e4m3"):
     TABLE += rows([plan], TYPE, "dtype", str(value), "float32", dtype=value)
 for shape in ((2, 6, 9, 8), (1, 6, 7, 6), (6, 7, 6), (2, 6, 6, 7)):
     given = {"grad_output": array(*shape)}
     TABLE += rows([input_grad, weight_grad, backward], SHAPE, "grad_output", str(shape), "(2, 6, 7, 6)", **given)
-for dtype in ("int32", "int64", "uint8", "bool", "float16", "complex64", "longdouble", ">f4", "S4", "O"):
+for dtype in ("int32", "int64", "uint8", "bool", "complex64", "longdouble", ">f4", ">f2", "S4", "O"):
     TABLE += wrong_array(dtype, lambda a, dtype=dtype: a.astype(dtype), str(np.dtype(dtype)), "float32 or float64")
 for door, name in PLACES:
     shared = f"workspace of shape ({10**6},) shares memory with"

@@ -25,7 +25,7 @@ LAYERS = [
     ["cpu.engine", "cpu.model", "cuda.engine"],
     ["geometry", "options", "arrays"],
     ["cpu.threads", "cpu.worker", "cpu.program", "cpu.schedule"],
-    ["cpu.product", "cpu.tiles", "cpu.fft2d", "cpu.butterfly", "cpu.vector", "cpu.registers", "cpu"],
+    ["cpu.product", "cpu.tiles", "cpu.fft2d", "cpu.butterfly", "cpu.samples", "cpu.vector", "cpu.registers", "cpu"],
     ["cuda.arrays", "cuda.simulator"],
     ["cuda.banks", "cuda.counts", "cuda.machine_code"],
     ["cuda.ptx_machine", "cuda.ptx_machine.launch", "cuda.ptx_machine.block"],
@@ -35,7 +35,7 @@ LAYERS = [
     ["cuda.slab", "cuda.rows", "cuda.tiles", "cuda.planes", "cuda.butterfly", "cuda.intrinsics"],
     ["cuda.memory", "cuda.occupancy", "cuda.toolchain", "cuda"],
     ["gpus"],
-    ["cache", "passes", "errors", "integers"],
+    ["cache", "passes", "errors", "integers", "dtypes"],
 ]
 ORDER = [name for layer in LAYERS for name in layer]
 FRAMEWORKS = {"torch", "scipy", "matplotlib", "cupy", "jax", "dask", "PIL"}

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from .. import arrays
+from .. import arrays, dtypes
 from ..passes import Pass
 from ..spectral import SpectralWeight
 from . import engine, threads
@@ -23,7 +23,7 @@ class Call:
         arrays.check_no_stream(stream)
         self.plan = plan
 
-    empty = staticmethod(np.empty)
+    empty = staticmethod(arrays.new)
 
     def workspace(self, nbytes: int) -> np.ndarray:
         """Bytes to work in, which this thread keeps for its next call."""
@@ -47,9 +47,12 @@ class Call:
 
     def bias_grad(self, dy: np.ndarray) -> np.ndarray:
         """The sum of each filter's plane over all images."""
-        rest = tuple(axis for axis in range(dy.ndim) if axis != dy.ndim - 3)
-        total: np.ndarray = dy.sum(rest, dtype=np.float64).astype(self.plan.dtype)
-        return total
+        images = dy if dy.ndim == 4 else dy[None]
+        whole = [images] if self.plan.dtype == self.plan.real else images[:, None]  # by image: a copy each
+        total = np.zeros(images.shape[1])
+        for some in whole:
+            total += dtypes.widened(some).sum((0, 2, 3), dtype=np.float64)
+        return dtypes.rounded(total, self.plan.dtype)
 
     def transform_weight(self, weight: np.ndarray) -> np.ndarray:
         """The spectrum of a weight, as an array of its own."""
@@ -58,7 +61,7 @@ class Call:
         try:
             return engine.transform_weights(work, self._planes("w", array), plan.threads)
         except MemoryError as error:
-            raise arrays.no_memory("the spectrum of this weight", work.all_weights().reals * array.itemsize) from error
+            raise arrays.no_memory("the spectrum of this weight", work.all_weights().reals * work.itemsize) from error
 
     def _run(self, row: Pass, read: Operands, result: np.ndarray, space: np.ndarray) -> Run:
         """What runs a pass."""
@@ -70,8 +73,8 @@ class Call:
         else:
             weight = self._planes(row.maps[1], arrays.aligned(second))
         operands = self._planes(row.maps[0], arrays.aligned(first)), weight, self._planes(row.maps[2], result)
-        bias = None if bias is None else arrays.aligned(bias)
-        return Run.of_pass(choice.work, choice.schedule, *operands, space.view(self.plan.dtype), bias)
+        bias = None if bias is None else dtypes.widened(arrays.aligned(bias))
+        return Run.of_pass(choice.work, choice.schedule, *operands, space.view(self.plan.real), bias)
 
     def _planes(self, maps: str, array: np.ndarray) -> Operand:
         """An operand in four dimensions with its plane maps."""

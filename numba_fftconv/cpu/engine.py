@@ -16,10 +16,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..cache import address
+from ..dtypes import name_of
 from ..integers import area
 from . import fft2d, product, threads
 from .fft2d import buffer_size
 from .program import KERNELS, MULTIPLY, Program, program, weights_program
+from .samples import REAL, SAMPLES
 from .schedule import Schedule, Work, regions
 from .worker import NO_CLAIM, arguments, worker_kernel
 
@@ -54,8 +56,9 @@ class Operand(NamedTuple):
 
     def _vector(self, strides: list[int], inner: list[int], units: list[int]) -> np.ndarray:
         maps = (*self.rows.numbers, *self.columns.numbers)
-        array = self.array
-        return np.array([array.ctypes.data, *strides, *array.strides[2:], *inner, *array.shape[2:], *units, *maps])
+        array, samples = self.array, SAMPLES.get(name_of(self.array.dtype), REAL)
+        places = array.ctypes.data, *strides, *array.strides[2:], *inner, *array.shape[2:]
+        return np.array([*places, *units, *maps, samples])
 
 
 @cache
@@ -214,6 +217,6 @@ def transform_weights(work: Work, weights: Operand, workers: int) -> np.ndarray:
     """The spectrum of all weights, as an array of its own."""
     size = work.all_weights().reals
     space = threads.memory((size + workers * buffer_size(work.size[0], work.itemsize)) * work.itemsize)
-    space = space[: space.nbytes // 64 * 64].view(weights.array.dtype)
+    space = space[: space.nbytes // 64 * 64].view(work.dtype)
     Run.of_weights(work, weights, workers, space)()
     return space[:size].copy()

@@ -7,7 +7,8 @@ as the real and imaginary part of one complex plane: a filter is real, so it act
 be told apart. A task is one block of 2 L planes (images, 'packed') or of L planes (weights, 'real', half spectrum):
 
 1. rows: row h of 2 L planes, or rows h and h + 1 of L planes, are loaded with masks (padding, tile edges and absent
-   planes are masked lanes), transposed in registers so that lane = plane, transformed, stored to a buffer;
+   planes are masked lanes), transposed in registers so that lane = plane, transformed, stored to a buffer; rows whose
+   samples lie apart or have two bytes (samples.py) are first written to that buffer as rows of reals;
 2. columns: column kx is loaded from the buffer and its T outputs go straight to their bins, one whole cache line each.
 
 The spectrum lies frequency-major, [ky][kx][block][channel][line]. Pitches of rows and bins are odd numbers of lines, so
@@ -33,6 +34,7 @@ from numba.extending import intrinsic
 from ..cache import INDICES, compiled
 from ..integers import round_up
 from .butterfly import Pair, fft
+from .samples import REAL, put_sample, sample, to_plane, to_scratch
 from .vector import Emitter, Line, Vector, lanes
 
 # ---- index maps ------------------------------------------------------------------------------------------------------
@@ -45,6 +47,7 @@ HEIGHT, WIDTH = 9, 10  # samples of a plane
 UNIT, UNIT_BLOCKS, LANES = 11, 12, 13  # lanes come in units of UNIT, a unit takes UNIT_BLOCKS blocks; LANES in all
 MAP_ROWS, MAP_COLUMNS = 14, 19  # two plane maps of five numbers:
 START, ADVANCE, SPACING, FIRST, LIMIT = range(5)
+SAMPLES = 24  # what a sample is (samples.py)
 
 # What a kernel knows of a spectrum in the workspace (an int64 vector, see `Spectrum`).  All in reals.
 AT, CHANNELS, BIN_PITCH, ROW_PITCH, FIRST_BLOCK, FIRST_CHANNEL = range(6)
@@ -103,7 +106,8 @@ def place_lanes(table, planes, block, channel, T):  # type: ignore[no-untyped-de
 @njit
 def is_direct(planes, itemsize):  # type: ignore[no-untyped-def]
     """Whether rows can be read and written as vectors: neighbouring samples at neighbouring positions and addresses."""
-    return planes[MAP_ROWS + SPACING] == 1 and planes[MAP_COLUMNS + SPACING] == 1 and planes[COLUMN] == itemsize
+    size = itemsize if planes[SAMPLES] == REAL else 2
+    return planes[MAP_ROWS + SPACING] == 1 and planes[MAP_COLUMNS + SPACING] == 1 and planes[COLUMN] == size
 
 
 # ---- codelets --------------------------------------------------------------------------------------------------------
@@ -180,9 +184,7 @@ def fft_real_rows(typing_context, T, inputs, table, row, target, to, pitch):  # 
         t, n_in = T.literal_value, inputs.literal_value
         emit = Emitter(context, builder, target.dtype)
         lanes_at, dst = emit.data(table, args[2]), emit.data(target, args[4])
-        low, high = (
-            [lane_row(emit, lanes_at, q, emit.offset(args[3], i)) for q in range(emit.lanes)] for i in (0, 1)
-        )
+        low, high = ([lane_row(emit, lanes_at, q, emit.offset(args[3], i)) for q in range(emit.lanes)] for i in (0, 1))
         x = [Pair(v, 0) for v in load_columns(emit, low, high, n_in)]
         for k, y in enumerate(fft([*x, *[0] * (t - n_in)], -1)[: t // 2 + 1]):
             for i in (0, 1):
@@ -245,28 +247,7 @@ def row_out(typing_context, outputs, space, at, address, bits):  # type: ignore[
     return signature, codegen
 
 
-@intrinsic
-def sample(typing_context, address, like):  # type: ignore[no-untyped-def]
-    """The real at a byte address, of the dtype of the array `like`."""
-
-    def codegen(context: Any, builder: Any, signature: Signature, args: Any) -> Any:
-        return builder.load(builder.inttoptr(args[0], context.get_value_type(like.dtype).as_pointer()))
-
-    return like.dtype(types.intp, like), codegen
-
-
-@intrinsic
-def put_sample(typing_context, address, value):  # type: ignore[no-untyped-def]
-    """Writes a real to a byte address."""
-
-    def codegen(context: Any, builder: Any, signature: Signature, args: Any) -> Any:
-        builder.store(args[1], builder.inttoptr(args[0], args[1].type.as_pointer()))
-        return context.get_dummy_value()
-
-    return types.void(types.intp, value), codegen
-
-
-# ---- rows with spacing or strides, sample by sample ------------------------------------------------------------------
+# ---- rows with spacing or strides, or of samples of two bytes --------------------------------------------------------
 
 
 @njit
@@ -295,28 +276,51 @@ def row_of(planes, table, q, row):  # type: ignore[no-untyped-def]
 @njit
 def gather_row(planes, table, q, row, space, at, T):  # type: ignore[no-untyped-def]
     """Fills the row at `at` with a lane's tile row, zeros between the samples."""
-    spacing = planes[MAP_COLUMNS + SPACING]
+    kind, spacing = planes[SAMPLES], planes[MAP_COLUMNS + SPACING]
     for t in range(T):
         space[at + t] = 0
     first, end, address = row_of(planes, table, q, row)
     for t in range(first, end, spacing):
-        space[at + t] = sample(address, space)
+        space[at + t] = sample(kind, address, space)
         address += planes[COLUMN]
+
+
+@njit
+def widen_row(planes, table, q, row, space, at, T):  # type: ignore[no-untyped-def]
+    """The same where samples are of two bytes, and neighbours."""
+    first, end = table[q, COLUMN_FIRST], table[q, COLUMN_END]
+    if row < table[q, ROW_FIRST] or row >= table[q, ROW_END] or first >= end:
+        first, end = T, T
+    for t in range(first):
+        space[at + t] = 0
+    for t in range(end, T):
+        space[at + t] = 0
+    address = table[q, ORIGIN] + row * table[q, ROW_STEP] + 2 * first
+    to_scratch(planes[SAMPLES], address, space, at + first, end - first)
+
+
+@njit
+def narrow_row(planes, table, q, row, space, at):  # type: ignore[no-untyped-def]
+    """As scatter_row, where samples are of two bytes, and neighbours."""
+    first, end = table[q, COLUMN_FIRST], table[q, COLUMN_END]
+    address = table[q, ORIGIN] + row * table[q, ROW_STEP] + 2 * first
+    to_plane(planes[SAMPLES], space, at + first, address, end - first)
 
 
 @njit
 def scatter_row(planes, table, q, row, space, at):  # type: ignore[no-untyped-def]
     """Copies from the row at `at` the positions of a lane's tile row that are samples of a plane."""
-    spacing = planes[MAP_COLUMNS + SPACING]
+    kind, spacing = planes[SAMPLES], planes[MAP_COLUMNS + SPACING]
     first, end, address = row_of(planes, table, q, row)
     for t in range(first, end, spacing):
-        put_sample(address, space[at + t])
+        put_sample(kind, address, space[at + t])
         address += planes[COLUMN]
 
 
 # ---- kernels ---------------------------------------------------------------------------------------------------------
 
 AHEAD = 2  # columns: the time that a line takes from memory
+
 
 def quarters(extent: int, T: int) -> int:
     """The extent rounded up to quarters of T: kernels leave out what lies beyond, and few serve all extents."""
@@ -353,7 +357,8 @@ def transform_kernel(dtype: str, T: int, real: bool, extent: int) -> Callable[..
 
     def kernel(lo, hi, space, scratch, planes, spectrum):  # type: ignore[no-untyped-def]
         table = np.zeros((SLOTS, LANE_SIZE), np.int64)
-        direct = is_direct(planes, ITEM)
+        neighbours = is_direct(planes, ITEM)
+        direct = neighbours and planes[SAMPLES] == REAL
         gathered = np.zeros((SLOTS, LANE_SIZE), np.int64)
         rows_of_scratch(gathered, space.ctypes.data + scratch * ITEM, T * ITEM, PITCH * ITEM, T)
         for task in range(lo, hi):
@@ -369,7 +374,10 @@ def transform_kernel(dtype: str, T: int, real: bool, extent: int) -> Callable[..
                 if not direct:
                     for i in range(ROWS):
                         for q in range(SLOTS):
-                            gather_row(planes, table, q, row + i, space, at + i * PITCH + q * T, T)
+                            if neighbours:
+                                widen_row(planes, table, q, row + i, space, at + i * PITCH + q * T, T)
+                            else:
+                                gather_row(planes, table, q, row + i, space, at + i * PITCH + q * T, T)
                 rows = table if direct else gathered
                 if real:
                     fft_real_rows(T, extent, rows, row, space, at, PITCH)
@@ -395,7 +403,8 @@ def inverse_kernel(dtype: str, T: int, extent: int) -> Callable[..., None]:
 
     def kernel(lo, hi, space, scratch, planes, spectrum, bias, scale):  # type: ignore[no-untyped-def]
         table = np.zeros((LINE, LANE_SIZE), np.int64)
-        direct = is_direct(planes, ITEM)
+        neighbours = is_direct(planes, ITEM)
+        direct = neighbours and planes[SAMPLES] == REAL
         for task in range(lo, hi):
             block = spectrum[FIRST_BLOCK] + task // spectrum[CHANNELS]
             channel = spectrum[FIRST_CHANNEL] + task % spectrum[CHANNELS]
@@ -412,6 +421,9 @@ def inverse_kernel(dtype: str, T: int, extent: int) -> Callable[..., None]:
                     for row in range(table[q, ROW_FIRST], table[q, ROW_END]):
                         address = table[q, ORIGIN] + row * planes[ROW]
                         row_out(extent, space, rows + row * PITCH, address, table[q, BITS])
+                elif neighbours:
+                    for row in range(table[q, ROW_FIRST], table[q, ROW_END]):
+                        narrow_row(planes, table, q, row, space, rows + row * PITCH)
                 else:
                     for row in range(table[q, ROW_FIRST], table[q, ROW_END]):
                         scatter_row(planes, table, q, row, space, rows + row * PITCH)

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from .. import arrays
+from .. import arrays, dtypes
 from ..integers import Size, bin_order
 from ..passes import Pass
 
@@ -43,7 +43,8 @@ class Stages:
     def transform(self, planes: np.ndarray, spectrum: np.ndarray) -> None:
         """Twice the discrete Fourier transform of every plane with zeros below and beside it."""
         ky, kx = _bins(self.size)
-        half = np.fft.rfft2(planes, self.size[::-1], axes=(3, 2))  # [N, C, ky, kx], of ky the first half
+        reals = dtypes.widened(planes)
+        half = np.fft.rfft2(reals, self.size[::-1], axes=(3, 2))  # [N, C, ky, kx], of ky the first half
         spectrum[...] = np.moveaxis(2 * half[:, :, ky, kx], -1, 0)
 
     def multiply(self, row: Pass, a: np.ndarray, b: np.ndarray, y: np.ndarray, groups: int, accumulate: bool) -> None:
@@ -63,7 +64,8 @@ class Stages:
         half[:, :, ky, kx] = np.moveaxis(spectrum, 0, -1)
         half[:, :, ::H, M + 1 :] = half[:, :, ::H, M - 1 : 0 : -1].conj()  # the rest of these two rows
         corner = np.fft.irfft2(half, (columns, rows), axes=(3, 2))[:, :, : planes.shape[2], : planes.shape[3]] / 2
-        np.add(corner, 0 if bias is None else bias[:, None, None], out=planes)
+        corner += 0 if bias is None else dtypes.widened(bias)[:, None, None]
+        planes[...] = dtypes.rounded(corner, dtypes.name_of(planes.dtype))
 
 
 def _grouped(spectrum: np.ndarray, letter: str, groups: int) -> np.ndarray:

@@ -16,7 +16,7 @@ from typing import Any
 from llvmlite import ir
 from numba.core import cgutils, types
 
-from .registers import LINE_BYTES, registers
+from .registers import LINE_BYTES
 
 FLAGS = ("contract", "nsz")
 INT32, INT64, BOOL = ir.IntType(32), ir.IntType(64), ir.IntType(1)
@@ -173,18 +173,10 @@ class Emitter:
         return self.builder.inttoptr(address, kind.as_pointer())
 
     def mask(self, bits: Any, base: int, count: int) -> Any:
-        """Of a 64-bit set of positions: which of the `count` from base on it holds.
-
-        Each lane tests a bit of its own: where processors have no registers for masks, LLVM takes a set that is used as
-        a vector of bits apart, bit by bit.
-        """
-        some = self.builder.trunc(self.builder.lshr(bits, self.const(base)) if base else bits, INT32)
-        kind = ir.VectorType(INT32, count)
-        undefined = ir.Constant(kind, ir.Undefined)
-        first = self.builder.insert_element(undefined, some, INT32(0))
-        lanes = shuffle(self.builder, first, undefined, [0] * count)
-        own = self.builder.and_(lanes, ir.Constant(kind, [1 << i for i in range(count)]))
-        return self.builder.icmp_unsigned("!=", own, ir.Constant(kind, [0] * count))
+        """Of a 64-bit set of positions: which of the `count` from base on it holds."""
+        some = self.builder.lshr(bits, self.const(base)) if base else bits
+        narrow = self.builder.trunc(some, ir.IntType(count))
+        return self.builder.bitcast(narrow, ir.VectorType(BOOL, count))
 
     def load_row_part(self, address: Any, bits: Any, base: int) -> Any:
         """Positions base .. base + L of a row, those of the set `bits`, zero at the others; as an LLVM vector."""
@@ -196,25 +188,14 @@ class Emitter:
         return self.builder.call(self._masked("load", kind, signature), [pointer, INT32(self.itemsize), mask, zero])
 
     def store_row_part(self, vector: Vector, address: Any, bits: Any, base: int) -> None:
-        """Writes positions base .. base + 2 L of a row, those of the set `bits`.
-
-        Most registers of a row are wanted whole. They are stored plainly: many processors take tens of cycles for a
-        masked store.
-        """
-        step = self.count if registers().nbytes == LINE_BYTES else self.lanes
-        kind = ir.VectorType(self.scalar, step)
-        signature = ir.FunctionType(ir.VoidType(), [kind, kind.as_pointer(), INT32, ir.VectorType(BOOL, step)])
-        for first in range(0, self.count, step):
-            value = shuffle(self.builder, vector.value, vector.value, range(first, first + step))
-            at, narrow = base + first, ir.IntType(step)
-            pointer = self.at_address(self.builder.add(address, self.const(at * self.itemsize)), kind)
-            some = self.builder.trunc(self.builder.lshr(bits, self.const(at)), narrow)
-            with self.builder.if_else(self.builder.icmp_unsigned("==", some, narrow(-1))) as (whole, partly):
-                with whole:
-                    self.builder.store(value, pointer, align=self.itemsize)
-                with partly:
-                    store = self._masked("store", kind, signature)
-                    self.builder.call(store, [value, pointer, INT32(self.itemsize), self.mask(bits, at, step)])
+        """Writes positions base .. base + 2 L of a row, those of the set `bits`."""
+        kind = self.whole
+        pointer = self.at_address(self.builder.add(address, self.const(base * self.itemsize)), kind)
+        mask = self.mask(bits, base, kind.count)
+        signature = ir.FunctionType(ir.VoidType(), [kind, kind.as_pointer(), INT32, mask.type])
+        self.builder.call(
+            self._masked("store", kind, signature), [vector.value, pointer, INT32(self.itemsize), mask]
+        )
 
     def _masked(self, operation: str, kind: ir.VectorType, signature: ir.FunctionType) -> Any:
         name = f"llvm.masked.{operation}.v{kind.count}f{8 * self.itemsize}.p0"

@@ -55,7 +55,7 @@ def cost(name: str, choices: Choices) -> Cost:
     side = T - 2 * AROUND
     geometry = ConvGeometry.from_arguments((IMAGES, C, side, side), (C, C, TAPS, TAPS), padding=AROUND)
     stage = {"transform": 0, "product": 2, "inverse": 3}[name]
-    found = tuning.stages(geometry, 4, (T, T), row)[stage]
+    found = tuning.stages(geometry, "float32", (T, T), row)[stage]
     return Cost(found.flops, found.bytes, f"{found.name}: {found.shape}")
 
 
