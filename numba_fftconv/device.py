@@ -136,7 +136,7 @@ def make_tile(fft_size: int, planes: int) -> Tile:
     T = _length(fft_size)
     form = "a positive even int"
     B = integer(planes, "planes", planes, form, -np.inf, np.inf)
-    fitting = [b for b in range(2, 2 * MOST_THREADS // T + 1, 2) if _shared_bytes(T, b) <= MOST_SHARED]
+    fitting = [b for b in range(2, 2 * MOST_THREADS // T + 1, 2) if _shared_bytes((T, T), b) <= MOST_SHARED]
     if B not in fitting:
         near = min(fitting, key=lambda b: abs(b - B))
         limits = f"up to {fitting[-1]}, which is what a block holds at fft_size {T}"
@@ -158,7 +158,7 @@ def _tile(T: int, B: int) -> Tile:
     LENGTH, WIDTH, PLANES = np.uint64(T), np.uint32(T), np.uint32(B)
     NONE, HALF_LENGTH = np.uint64(0), np.uint64(T // 2)
     ZERO, HALF, SCALE = np.float32(0), np.float32(0.5), np.float32(1 / T**2)
-    access = make_tile_access(T, B, False)
+    access = make_tile_access((T, T), B, False)
     column_to_tile, tile_to_row = access.column_to_tile, access.tile_to_row
     row_to_tile, tile_to_column = access.row_to_tile, access.tile_to_column
     forward, inverse = _make_codelet(T, -1), _make_codelet(T, +1)
@@ -295,6 +295,6 @@ def _tile(T: int, B: int) -> Tile:
     multiply, multiply_add = (make_product(T, row_place, conjugate=False, add=add) for add in (False, True))
     correlate, correlate_add = (make_product(T, row_place, conjugate=True, add=add) for add in (False, True))
     return Tile(
-        T, B, T * B // 2, _shared_bytes(T, B), column_place, row_place, load, rfft2,
+        T, B, T * B // 2, _shared_bytes((T, T), B), column_place, row_place, load, rfft2,
         multiply, multiply_add, correlate, correlate_add, bin, irfft2, store,
     )  # fmt: skip

@@ -23,7 +23,7 @@ from .cuda import schedule as cuda
 from .errors import UnsupportedError, WorkspaceError
 from .geometry import Axis, ConvGeometry
 from .integers import Size, bins, ceil_div
-from .options import FFT_SIZES
+from .options import CODELET_SIZES, FFT_SIZES
 from .passes import PASSES, Pass
 
 FEW = 5  # lengths of each axis of which a plan tries unequal sides
@@ -215,8 +215,8 @@ def _covered(axis: Axis, T: int) -> int:
 def has_kernels(device: str, size: Size) -> bool:
     """Whether the engine of a device has transforms of this size."""
     if device == "cpu":
-        return size[0] == size[1] <= 64
-    return size[0] == size[1] <= 64
+        return size[0] == size[1] <= CODELET_SIZES[-1]
+    return max(size) <= CODELET_SIZES[-1]
 
 
 def too_small(limit: int, needed: int) -> WorkspaceError:

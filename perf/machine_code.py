@@ -67,8 +67,8 @@ def kernels(sm: int) -> dict[str, Kernel]:
     """By name, every kernel that the tables hold for an architecture."""
     found: list[Kernel] = []
     for T in CODELET_SIZES:
-        B = fft2d.tile_planes(T, MOST_SHARED[sm])
-        found += [fft2d.transform_kernel(T, B), fft2d.inverse_kernel(T, B)]
+        B = fft2d.tile_planes((T, T), MOST_SHARED[sm])
+        found += [fft2d.transform_kernel((T, T), B), fft2d.inverse_kernel((T, T), B)]
     found += [product_kernel(name, config, vec) for config in TILES for name in FORMS for vec in (1, 2)]
     found += [*(pointwise_kernel(name) for name in FORMS), sum_kernel()]
     return {kernel.name: kernel for kernel in found}
@@ -115,7 +115,7 @@ def markdown(rows: list[Figures]) -> str:
     lines = ["| sm | T, B | threads | shared | registers | designed | fp | integer | all |", "|---" * 9 + "|"]
     for sm in MOST_SHARED:
         for T in CODELET_SIZES:
-            B = fft2d.tile_planes(T, MOST_SHARED[sm])
+            B = fft2d.tile_planes((T, T), MOST_SHARED[sm])
             pair = [found.get((sm, f"{what}_t{T}_b{B}")) for what in ("transform", "inverse")]
             both = [row for row in pair if row is not None]
             if len(both) == 2:

@@ -63,10 +63,10 @@ def kernels(most_shared: int) -> dict[str, Kernel]:
     """By name, Numba's kernels that have a twin: transforms for blocks of so many bytes, products of every tile."""
     found = []
     for T in LENGTHS:
-        B = fft2d.tile_planes(T, most_shared)
+        B = fft2d.tile_planes((T, T), most_shared)
         for form in FORMS_OF_MAPS if T == FORMED else FORMS_OF_MAPS[:1]:
-            found += [fft2d.transform_kernel(T, B, *form), fft2d.inverse_kernel(T, B, *form)]
-        found.append(fft2d.inverse_kernel(T, B, accumulate=True))
+            found += [fft2d.transform_kernel((T, T), B, *form), fft2d.inverse_kernel((T, T), B, *form)]
+        found.append(fft2d.inverse_kernel((T, T), B, accumulate=True))
     found += [product_kernel(name, tile, vec) for tile in TILES for name in FORMS for vec in (2, 1)]
     return {kernel.name: kernel for kernel in found}
 

@@ -15,15 +15,19 @@ from transform_problem import Problem as Planes
 
 from numba_fftconv import ConvGeometry
 from numba_fftconv.cuda import fft2d, ptx_machine
+from numba_fftconv.cuda.fft2d import size_name
 from numba_fftconv.cuda.product import FORMS
 from numba_fftconv.cuda.sums import Extents, sum_kernel
 from numba_fftconv.cuda.tiles import TILES
 from numba_fftconv.cuda.toolchain import Kernel
 from numba_fftconv.gpus import MULTIPROCESSORS
+from numba_fftconv.integers import Size
 from numba_fftconv.options import CODELET_SIZES
 
 MOST_SHARED = MULTIPROCESSORS[9, 0].block_shared  # kernels have as many planes a block as on sm_90
-FORMED = (8, 14, 32)  # lengths that have every form in QUICK too
+SQUARES = [(T, T) for T in CODELET_SIZES]
+UNEQUAL = [(2, 64), (32, 64), (64, 2), (14, 8), (10, 24)]
+FORMED = ((8, 8), (14, 14), (32, 32), (14, 8))  # sizes that have every form in QUICK too
 Check = Callable[[], None]
 
 
@@ -38,8 +42,8 @@ def launch(kernel: Kernel, grid: tuple[int, int, int], arguments: tuple[Any, ...
 # ---- transforms ------------------------------------------------------------------------------------------------------
 
 
-def layers(T: int) -> dict[str, ConvGeometry]:
-    """Layers that need a length, by what they make of their maps; of odd sizes, so that rows and blocks are ragged.
+def layers(size: Size) -> dict[str, ConvGeometry]:
+    """Layers that need a size, by what they make of their maps; of odd sizes, so that rows and blocks are ragged.
 
     segments: overlap-save windows on both axes; spaced: stride and dilation, which put samples apart; small: what one
     quarter of a tile holds.
@@ -48,40 +52,42 @@ def layers(T: int) -> dict[str, ConvGeometry]:
     def layer(plane: tuple[int, int], taps: tuple[int, int], **options: Any) -> ConvGeometry:
         return ConvGeometry.from_arguments((1, 3, *plane), (5, 3, *taps), **options)
 
-    made = {"segments": layer((T + 1, T + 3), (1, 2 if T > 2 else 1), padding=((1, 0), (0, 2)))}
-    if T >= 8:
-        made["spaced"] = layer((T + 3, T - 1), (2, 3), stride=(2, 3), dilation=(3, 2), padding=((2, 1), (0, 1)))
-    if T >= 6:
-        made["small"] = layer((T // 2, T // 2 - 1), (1, 2))
+    R, C = size
+    made = {"segments": layer((R + 1, C + 3), (1, 2 if C > 2 else 1), padding=((1, 0), (0, 2)))}
+    if R >= 8 and C >= 8:
+        made["spaced"] = layer((R + 3, C - 1), (2, 3), stride=(2, 3), dilation=(3, 2), padding=((2, 1), (0, 1)))
+    if C >= 6:
+        made["small"] = layer((R // 2, C // 2 - 1), (1, 2))
     return made
 
 
-def planes(T: int, layer: str, operand: str) -> Planes:
+def planes(size: Size, layer: str, operand: str) -> Planes:
     """The planes of an operand of a layer as the engine would have them transformed, or inverse transformed to."""
-    g = layers(T)[layer]
+    g = layers(size)[layer]
     shapes = {"x": g.input_shape, "dx": g.input_shape, "w": g.weight_shape}
     outer, channels, height, width = shapes.get(operand, g.output_shape)
-    rows, columns = g.maps(operand, (T, T))
-    half = rows.end(height) <= T // 2 and columns.end(width) <= T // 2
+    rows, columns = g.maps(operand, size)
+    half = rows.end(height) <= size[0] // 2 and columns.end(width) <= size[1] // 2
     spaced = rows.spacing != 1 or columns.spacing != 1
-    B = fft2d.tile_planes(T, MOST_SHARED)
-    return Planes(T, B, outer, channels, height, width, rows, columns, half=half, spaced=spaced)
+    B = fft2d.tile_planes(size, MOST_SHARED)
+    return Planes(size, B, outer, channels, height, width, rows, columns, half=half, spaced=spaced)
 
 
 LOADED, STORED = ("x", "w", "y", "dy_halo"), ("y", "dx", "w")  # operands of the three passes, and results
 
 
-def transforms(T: int, layer: str, loaded: tuple[str, ...], stored: tuple[str, ...]) -> Iterator[tuple[str, Check]]:
+def transforms(size: Size, layer: str, loaded: tuple[str, ...], stored: tuple[str, ...]) -> Iterator[tuple[str, Check]]:
     for operand in loaded:
-        yield f"transform t{T} {layer} {operand}", lambda o=operand: check_transform(planes(T, layer, o), launch)
+        name = f"transform {size_name(size)} {layer} {operand}"
+        yield name, lambda o=operand: check_transform(planes(size, layer, o), launch)
     for operand in stored:
-        yield f"inverse t{T} {layer} {operand}", lambda o=operand: check_inverse(planes(T, layer, o), launch, True)
+        name = f"inverse {size_name(size)} {layer} {operand}"
+        yield name, lambda o=operand: check_inverse(planes(size, layer, o), launch, True)
 
 
-def accumulation(T: int, layer: str, operand: str) -> tuple[str, Check]:
-    return f"inverse t{T} {layer} {operand} accumulate", lambda: check_inverse(
-        planes(T, layer, operand), launch, beta=-0.5
-    )
+def accumulation(size: Size, layer: str, operand: str) -> tuple[str, Check]:
+    name = f"inverse {size_name(size)} {layer} {operand} accumulate"
+    return name, lambda: check_inverse(planes(size, layer, operand), launch, beta=-0.5)
 
 
 # ---- products and sums -----------------------------------------------------------------------------------------------
@@ -111,12 +117,12 @@ def check_sums(images: int, height: int, width: int) -> None:
 
 
 def _quick() -> Iterator[tuple[str, Check]]:
-    for T in CODELET_SIZES:
-        yield from transforms(T, "segments", ("x",), ("y",))
-    for T in FORMED:
+    for size in (*SQUARES, *UNEQUAL):
+        yield from transforms(size, "segments", ("x",), ("y",))
+    for size in FORMED:
         for layer in ("spaced", "small"):
-            yield from transforms(T, layer, LOADED, STORED)
-        yield accumulation(T, "segments", "w")
+            yield from transforms(size, layer, LOADED, STORED)
+        yield accumulation(size, "segments", "w")
     for tile in range(len(TILES)):
         for pass_name in FORMS:
             for name in ("pairs", "single") if tile < 8 else ("pairs",):
@@ -130,10 +136,10 @@ def _quick() -> Iterator[tuple[str, Check]]:
 
 
 def _full() -> Iterator[tuple[str, Check]]:
-    for T in CODELET_SIZES:
-        for layer in layers(T):
-            yield from transforms(T, layer, LOADED, STORED)
-            yield accumulation(T, layer, "w")
+    for size in (*SQUARES, *UNEQUAL):
+        for layer in layers(size):
+            yield from transforms(size, layer, LOADED, STORED)
+            yield accumulation(size, layer, "w")
     for tile in range(len(TILES)):
         for pass_name in FORMS:
             for name in products(pass_name, tile):

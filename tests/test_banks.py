@@ -133,4 +133,4 @@ def test_widths() -> None:
 
 def test_tile_of_t8_has_the_strides_that_conflict() -> None:
     """The reason for the 2.0 above: an odd stride of planes serves rows, and puts pairs 2 places of 16 apart."""
-    assert 2 * fft2d.layout(8, 32).plane % 16 == 2
+    assert 2 * fft2d.layout((8, 8), 32).plane % 16 == 2

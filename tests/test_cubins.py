@@ -20,13 +20,13 @@ import hashlib
 from numba_fftconv.cuda import cubins, fft2d
 compiled, build = [], cubins.build
 cubins.build = lambda *arguments: compiled.append(arguments) or build(*arguments)
-kernel = fft2d.transform_kernel(8, 4)
+kernel = fft2d.transform_kernel((8, 8), 4)
 made = [cubins.binary(kernel, (9, 0)) for _ in range(2)][1]
 print(cubins.file_of(kernel, (9, 0)), len(compiled), hashlib.sha256(repr(made).encode()).hexdigest())
 """
 NAME = """
 from numba_fftconv.cuda import cubins, fft2d
-print(cubins.file_of(fft2d.transform_kernel(8, 4), (9, 0)))
+print(cubins.file_of(fft2d.transform_kernel((8, 8), 4), (9, 0)))
 """
 
 
@@ -121,10 +121,10 @@ def test_another_compiler_has_files_of_its_own(part: str, tmp_path: Path, monkey
 
 def test_what_is_read_is_what_was_built(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A real kernel."""
-    made = cubins.binary(fft2d.transform_kernel(8, 4), HOPPER)
+    made = cubins.binary(fft2d.transform_kernel((8, 8), 4), HOPPER)
     monkeypatch.setattr(cubins, "_binaries", {})
     monkeypatch.setattr(cubins, "build", lambda *_: pytest.fail("compiled though it is on disk"))
-    assert cubins.binary(fft2d.transform_kernel(8, 4), HOPPER) == made
+    assert cubins.binary(fft2d.transform_kernel((8, 8), 4), HOPPER) == made
     assert made.cubin.startswith(b"\x7fELF") and f".entry {made.symbol}(" in made.ptx
 
 

@@ -61,20 +61,22 @@ def test_less_shared_memory_takes_fewer_planes_a_block(T: int, shared_bytes: int
     step = Transform("input", "x", 0, Spectrum("workspace", 0, (T, T), 8, 3))
     lie = Lie.of(np.empty((8, 3, T, T), np.float32))
     (call,) = engine.calls([step], {"x": (PlaneMap(0, 0, 1, 0, T, 1),) * 2}, {"input": lie}, False, device)
-    assert call.kernel.shared_bytes == fft2d.shared_bytes(T, B) <= shared_bytes
+    assert call.kernel.shared_bytes == fft2d.shared_bytes((T, T), B) <= shared_bytes
     assert call.grid == (-(-24 // B), 1, 1)
 
 
 def test_little_shared_memory(gpu: Gpu) -> None:
     """Fewer planes a block are as right; where not even two fit, nothing is launched."""
-    (x, w), want = on_gpu(gpu, SMALL), fft2d.shared_bytes(8, 16)
+    (x, w), want = on_gpu(gpu, SMALL), fft2d.shared_bytes((8, 8), 16)
     gpu.driver.shared_bytes = want
     plan = SMALL.plan(device="cuda")
     assert is_right(plan.forward(x, w), SMALL)
     gpu.driver.log.clear()
-    gpu.driver.shared_bytes = fft2d.shared_bytes(8, 2) - 1
+    gpu.driver.shared_bytes = fft2d.shared_bytes((8, 8), 2) - 1
     driver.device.cache_clear()
-    with pytest.raises(UnsupportedError, match=rf"transform_t8_b2\w* needs {fft2d.shared_bytes(8, 2)} bytes of shared"):
+    with pytest.raises(
+        UnsupportedError, match=rf"transform_t8_b2\w* needs {fft2d.shared_bytes((8, 8), 2)} bytes of shared"
+    ):
         plan.forward(x, w)
     assert gpu.driver.log == []
 
@@ -90,7 +92,7 @@ def test_numpy_without_row_stack(monkeypatch: pytest.MonkeyPatch) -> None:
     """As NumPy 2.5 is: what numba-cuda asks for is lent to it."""
     if hasattr(np, "row_stack"):
         monkeypatch.delattr(np, "row_stack")
-    made = cubins.build(fft2d.transform_kernel(4, 2), (9, 0))
+    made = cubins.build(fft2d.transform_kernel((4, 4), 2), (9, 0))
     assert made.cubin.startswith(b"\x7fELF") and not hasattr(np, "row_stack")
 
 

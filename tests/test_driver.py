@@ -137,9 +137,9 @@ def test_a_number_that_does_not_fit_is_not_cut(fake_driver: FakeDriver, numbers:
 
 MAP = PlaneMap(4, 6, 1, 0, 6, 2)
 PROBLEMS = [
-    transform_problem.Problem(8, 4, N=2, C=3, height=8, width=7),
+    transform_problem.Problem((8, 8), 4, N=2, C=3, height=8, width=7),
     transform_problem.Problem(
-        8,
+        (8, 8),
         4,
         N=2,
         C=1,
@@ -170,8 +170,8 @@ def test_product(pass_name: str, launch: product_problem.Launch) -> None:
 
 
 def test_much_shared_memory_is_asked_for(launch: transform_problem.Launch, fake_driver: FakeDriver) -> None:
-    problem = transform_problem.Problem(32, 16, N=1, C=3, height=31, width=32)
-    assert fft2d.shared_bytes(32, 16) > 48 * 1024
+    problem = transform_problem.Problem((32, 32), 16, N=1, C=3, height=31, width=32)
+    assert fft2d.shared_bytes((32, 32), 16) > 48 * 1024
     transform_problem.check_transform(problem, launch)
 
 
@@ -181,12 +181,12 @@ def test_the_fake_refuses_what_was_not_asked_for(
     """The test of the test above."""
     monkeypatch.setattr(driver, "UNASKED_SHARED_BYTES", 1 << 20)
     with pytest.raises(CudaError, match=r"launch of transform_t32_b16: CUDA_ERROR_INVALID_VALUE \(1\)"):
-        transform_problem.check_transform(transform_problem.Problem(32, 16, height=8, width=8), launch)
+        transform_problem.check_transform(transform_problem.Problem((32, 32), 16, height=8, width=8), launch)
 
 
 def test_more_shared_memory_than_there_is(fake_driver: FakeDriver) -> None:
     fake_driver.shared_bytes = 49152
-    kernel = fft2d.transform_kernel(32, 16)
+    kernel = fft2d.transform_kernel((32, 32), 16)
     pattern = rf"transform_t32_b16 needs {kernel.shared_bytes} bytes .* device 1 \(Fake GPU 1\) has 49152"
     with pytest.raises(UnsupportedError, match=pattern):
         Launch(kernel, (1, 1, 1), (), driver.device(1))

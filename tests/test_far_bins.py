@@ -49,7 +49,7 @@ def launch_transform(kernel: Kernel, grid: tuple[int, int, int], arguments: tupl
 
 
 def test_transform_and_inverse() -> None:
-    problem = transform_problem.Problem(8, 4, N=1, C=3, height=7, width=6)
+    problem = transform_problem.Problem((8, 8), 4, N=1, C=3, height=7, width=6)
     check_transform(problem, launch_transform)
     check_inverse(problem, launch_transform)
 

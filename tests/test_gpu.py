@@ -36,7 +36,7 @@ pytestmark = NEEDED
 
 
 def compile_transform(device: driver.Device, name: str, T: int, half: bool, spaced: bool) -> None:
-    kernel = getattr(fft2d, name)(T, fft2d.tile_planes(T, device.shared_bytes), half, spaced)
+    kernel = getattr(fft2d, name)((T, T), fft2d.tile_planes((T, T), device.shared_bytes), half, spaced)
     cubins.binary(kernel, device.architecture)
 
 
@@ -169,8 +169,8 @@ def test_tiles_beyond_48_kilobytes(monkeypatch: pytest.MonkeyPatch) -> None:
     plan, a, real = problem.plan(device="cuda"), tensors(problem), driver.device(0)
     want = passes(plan, a)
     small = replace(real, shared_bytes=UNASKED_SHARED_BYTES)
-    planes = [fft2d.tile_planes(64, device.shared_bytes) for device in (real, small)]
-    assert planes == [4, 2] and fft2d.shared_bytes(64, 4) > UNASKED_SHARED_BYTES
+    planes = [fft2d.tile_planes((64, 64), device.shared_bytes) for device in (real, small)]
+    assert planes == [4, 2] and fft2d.shared_bytes((64, 64), 4) > UNASKED_SHARED_BYTES
     monkeypatch.setattr(cuda_call, "device", lambda index: small)
     for name, got in passes(plan, a).items():
         assert_same(got, want[name], name)

@@ -96,8 +96,8 @@ NUMBERS = Planes(*range(1, 9)), Strides(*range(-2, 3)), AxisMap(*range(5)), Axis
 @pytest.mark.parametrize(
     "kernel, arguments",
     [
-        (fft2d.transform_kernel(16, 4), (1 << 40, 2 << 40, *NUMBERS)),
-        (fft2d.inverse_kernel(16, 4), (1 << 40, 2 << 40, 3 << 40, *NUMBERS, Epilogue(1.5, -0.5))),
+        (fft2d.transform_kernel((16, 16), 4), (1 << 40, 2 << 40, *NUMBERS)),
+        (fft2d.inverse_kernel((16, 16), 4), (1 << 40, 2 << 40, 3 << 40, *NUMBERS, Epilogue(1.5, -0.5))),
         (product_kernel("forward", TILES[5], 2), (1 << 40, 2 << 40, 3 << 40, Shape(*range(8)), Pitches(7, 8, 9))),
     ],
     ids=lambda value: value.name if isinstance(value, Kernel) else "",
@@ -136,21 +136,21 @@ FUSED = 2e-7  # of the greatest value
 SEGMENTS = PlaneMap(-3, 12, 1, 2, 14, 2), PlaneMap(4, 14, 1, 0, 14, 2)
 SPACED = PlaneMap(-3, 14, 2, 1, 15, 2), PlaneMap(5, 13, 3, 0, 13, 2)
 BOTH = [
-    Problem(16, 4, 2, 1, 25, 24, *SEGMENTS, steps=(1, 2, 3, 2), first=1),
-    Problem(16, 4, 1, 3, 15, 11, *SPACED, spaced=True),
-    Problem(32, 2, 1, 3, 31, 32),
+    Problem((16, 16), 4, 2, 1, 25, 24, *SEGMENTS, steps=(1, 2, 3, 2), first=1),
+    Problem((16, 16), 4, 1, 3, 15, 11, *SPACED, spaced=True),
+    Problem((32, 32), 2, 1, 3, 31, 32),
 ]
 ALONE = [
-    Problem(8, 4, 2, 3, 8, 7),
-    Problem(16, 16, 1, 5, 16, 13, steps=(1, 1, 2, 3)),
-    Problem(16, 4, 1, 3, 3, 4, PlaneMap(0, 0, 3, 0, 8, 1), PlaneMap(0, 0, 2, 0, 8, 1), half=True, spaced=True),
-    Problem(32, 8, 1, 9, 16, 11, half=True),
-    Problem(64, 2, 1, 1, 31, 61, PlaneMap(1, 0, 2, 3, 60, 1), IDENTITY, spaced=True),
+    Problem((8, 8), 4, 2, 3, 8, 7),
+    Problem((16, 16), 16, 1, 5, 16, 13, steps=(1, 1, 2, 3)),
+    Problem((16, 16), 4, 1, 3, 3, 4, PlaneMap(0, 0, 3, 0, 8, 1), PlaneMap(0, 0, 2, 0, 8, 1), half=True, spaced=True),
+    Problem((32, 32), 8, 1, 9, 16, 11, half=True),
+    Problem((64, 64), 2, 1, 1, 31, 61, PlaneMap(1, 0, 2, 3, 60, 1), IDENTITY, spaced=True),
 ]
 
 
 def label(problem: Problem) -> str:
-    return f"t{problem.T}_b{problem.B}" + "_half" * problem.half + "_spaced" * problem.spaced
+    return f"t{problem.size[0]}_b{problem.B}" + "_half" * problem.half + "_spaced" * problem.spaced
 
 
 @pytest.mark.parametrize("problem", BOTH, ids=label)

@@ -13,7 +13,7 @@ from numba_fftconv.cuda import fft2d
 from numba_fftconv.cuda.planes import AxisMap, Epilogue, Planes, Strides
 from numba_fftconv.cuda.toolchain import Kernel
 from numba_fftconv.geometry import PlaneMap
-from numba_fftconv.integers import bin_order, bins
+from numba_fftconv.integers import Size, area, bin_order, bins
 
 WORST = 3e-7  # relative L2 error of a pair of planes
 IDENTITY = PlaneMap(0, 0, 1, 0, 64, 1)
@@ -23,7 +23,7 @@ IDENTITY = PlaneMap(0, 0, 1, 0, 64, 1)
 class Problem:
     """Planes of an array [N][C][height][width], how the array lies in memory, and the tiles that they are cut into."""
 
-    T: int
+    size: Size
     B: int
     N: int = 1
     C: int = 1
@@ -75,8 +75,8 @@ class Problem:
         ][self.first * self.C :]
 
     def tiles(self, array: np.ndarray) -> np.ndarray:
-        """The tiles of the launch [p][T][T], in float64."""
-        out = np.zeros((self.count, self.T, self.T))
+        """The tiles of the launch [p][row][column], in float64."""
+        out = np.zeros((self.count, *self.size))
         for tile, (plane, _, t, i, u, j) in zip(out, self.windows(array), strict=True):
             tile[np.ix_(t, u)] = plane[np.ix_(i, j)]
         return out
@@ -84,8 +84,7 @@ class Problem:
 
 def spectrum(tiles: np.ndarray) -> np.ndarray:
     """Doubled compact spectra [f][p] by the definition."""
-    T = tiles.shape[-1]
-    ky, kx = np.array(bin_order((T, T))).T
+    ky, kx = np.array(bin_order(tiles.shape[-2:])).T
     return 2 * np.fft.fft2(tiles.astype(np.float64))[:, ky, kx].T
 
 
@@ -119,8 +118,8 @@ def check_transform(problem: Problem, launch: Launch) -> None:
     base, view = problem.array()
     view[:] = rng.standard_normal(view.shape)
     before = base.copy()
-    gX = np.full((bins((problem.T, problem.T)), problem.pitch), np.nan + 0j, np.complex64)
-    kernel = fft2d.transform_kernel(problem.T, problem.B, problem.half, problem.spaced)
+    gX = np.full((bins(problem.size), problem.pitch), np.nan + 0j, np.complex64)
+    kernel = fft2d.transform_kernel(problem.size, problem.B, problem.half, problem.spaced)
     arguments = (Pointer(base, view), Pointer(gX, gX), *problem.numbers(view))
     launch(kernel, fft2d.launch_grid(problem.count, problem.B), arguments)
     close(gX[:, : problem.count], spectrum(problem.tiles(view)))
@@ -130,9 +129,9 @@ def check_transform(problem: Problem, launch: Launch) -> None:
 
 def check_inverse(problem: Problem, launch: Launch, has_bias: bool = False, beta: float = 0.0) -> None:
     """Run the inverse on spectra of random tiles; where beta is 0 the old y is NaN."""
-    T, rng = problem.T, np.random.default_rng(problem.seed)
-    tiles = rng.standard_normal((problem.count, T, T))
-    gX = np.full((bins((T, T)), problem.pitch), np.nan + 0j, np.complex64)
+    size, rng = problem.size, np.random.default_rng(problem.seed)
+    tiles = rng.standard_normal((problem.count, *size))
+    gX = np.full((bins(size), problem.pitch), np.nan + 0j, np.complex64)
     gX[:, : problem.count] = spectrum(tiles)
     bias = rng.standard_normal(problem.C).astype(np.float32)
     base, view = problem.array()
@@ -143,8 +142,8 @@ def check_inverse(problem: Problem, launch: Launch, has_bias: bool = False, beta
     for tile, (plane, c, t, i, u, j) in zip(tiles, problem.windows(out), strict=True):
         old = plane[np.ix_(i, j)] if beta else 0
         plane[np.ix_(i, j)] = 1.5 * tile[np.ix_(t, u)] + (bias[c] if has_bias else 0) + beta * old
-    kernel = fft2d.inverse_kernel(T, problem.B, problem.half, problem.spaced, accumulate=beta != 0)
-    epilogue = Epilogue(1.5 / (2 * T * T), beta)
+    kernel = fft2d.inverse_kernel(size, problem.B, problem.half, problem.spaced, accumulate=beta != 0)
+    epilogue = Epilogue(1.5 / (2 * area(size)), beta)
     memory = Pointer(bias, bias) if has_bias else None
     spectrum_before = gX.copy()
     arguments = (Pointer(gX, gX), Pointer(base, view), memory, *problem.numbers(view, has_bias), epilogue)

@@ -72,14 +72,14 @@ def calls(
 
 def _transform(step: Transform, maps: Maps, lie: Lie, device: Device) -> Call:
     form, numbers = _planes(step, maps, lie, device)
-    kernel = fft2d.transform_kernel(form.size[0], *form[1:])
+    kernel = fft2d.transform_kernel(*form)
     grid = fft2d.launch_grid(numbers[0].count, form.B)
     return Call(step.operand, kernel, grid, (At(step.operand), _at(step.spectrum), *numbers))
 
 
 def _inverse(step: Inverse, maps: Maps, lie: Lie, has_bias: bool, device: Device) -> Call:
     form, numbers = _planes(step, maps, lie, device, has_bias)
-    kernel = fft2d.inverse_kernel(form.size[0], *form[1:])
+    kernel = fft2d.inverse_kernel(*form)
     grid = fft2d.launch_grid(numbers[0].count, form.B)
     epilogue = Epilogue(1 / (2 * area(form.size)), 0)
     bias = At("bias") if has_bias else None
@@ -106,7 +106,7 @@ def _planes(
     count, segments = step.spectrum.rows * channels, (rows.segments, columns.segments)
     planes = Planes(count, step.first, channels, height, width, *segments, int(has_bias))
     strides = Strides._make((*lie.strides, step.spectrum.pitch))
-    form = _Form(size, fft2d.tile_planes(size[0], device.shared_bytes), half, spaced)
+    form = _Form(size, fft2d.tile_planes(size, device.shared_bytes), half, spaced)
     return form, (planes, strides, AxisMap(*rows.numbers), AxisMap(*columns.numbers))
 
 

@@ -90,8 +90,10 @@ def _tile_planes(choices: Choices, gpu: Gpu) -> int:
     """B as asked for, or as the engine takes it on this GPU."""
     T, B, most = choices.fft_size, choices.planes, gpu.multiprocessor.block_shared
     if B is None:
-        return fft2d.tile_planes(T, most)
-    fitting = [b for b in PLANES if fft2d.shared_bytes(T, b) <= most and T * b // 2 <= gpu.multiprocessor.block_threads]
+        return fft2d.tile_planes((T, T), most)
+    fitting = [
+        b for b in PLANES if fft2d.shared_bytes((T, T), b) <= most and T * b // 2 <= gpu.multiprocessor.block_threads
+    ]
     if B not in fitting:
         raise InvalidOptionError(
             f"planes is {B}: with T = {T} it must be one of {', '.join(map(str, fitting))} on {gpu.name}"
@@ -101,14 +103,14 @@ def _tile_planes(choices: Choices, gpu: Gpu) -> int:
 
 def _transform(choices: Choices, gpu: Gpu) -> Subject:
     T, B = choices.fft_size, _tile_planes(choices, gpu)
-    kernel, (x, X, *numbers) = fft2d.transform_kernel(T, B), _arguments(T, B)
+    kernel, (x, X, *numbers) = fft2d.transform_kernel((T, T), B), _arguments(T, B)
     about = f"transform stage: {B} planes a block, real to complex, T = {T}"
     return Subject(kernel, about, _launch(kernel.threads, (x, X, *numbers)), cost("transform", choices))
 
 
 def _inverse(choices: Choices, gpu: Gpu) -> Subject:
     T, B = choices.fft_size, _tile_planes(choices, gpu)
-    kernel, (y, X, *numbers) = fft2d.inverse_kernel(T, B), _arguments(T, B)
+    kernel, (y, X, *numbers) = fft2d.inverse_kernel((T, T), B), _arguments(T, B)
     about = f"inverse stage: {B} planes a block, complex to real, T = {T}"
     arguments = X, y, None, *numbers, Epilogue(1 / (2 * T * T), 0.0)
     return Subject(kernel, about, _launch(kernel.threads, arguments), cost("inverse", choices))

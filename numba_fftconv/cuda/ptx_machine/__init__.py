@@ -13,7 +13,7 @@ arguments as they are passed. What is checked, of what is really compiled:
 Every error names the instruction and its line. `run` takes a kernel and its arguments as a launch does:
 
     from numba_fftconv.cuda import fft2d, ptx_machine
-    ptx_machine.run(fft2d.transform_kernel(16, 16), grid, (x, X, planes, strides, rows, columns))
+    ptx_machine.run(fft2d.transform_kernel((16, 16), 16), grid, (x, X, planes, strides, rows, columns))
 """
 
 from .block import AccessError, Addressed, AlignmentError, BarrierError, Observer, UnknownInstructionError
