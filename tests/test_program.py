@@ -158,7 +158,9 @@ class Reader:
         def begin(operand: int, columns: int, last: int) -> Place:
             row, leap = job[operand + 1], job[operand + 2]
             end = (work.size[0] - 1) * row + (columns - 1) * leap + last
-            return self.place(job[operand], end, operand == product.W_AT)
+            lane = max(0, job[operand]) % work.line  # of the first weight
+            kind, place = self.place(job[operand] - lane, end, operand == product.W_AT)
+            return kind, place + lane
 
         def to_line(operand: int, block: int, group: int, number: int) -> int:
             return block * job[operand + 3] + group * job[operand + 4] + number * work.line
@@ -181,8 +183,9 @@ class Reader:
 
     def weight(self, kind: str, begin: int, offset: int) -> tuple[int, int]:
         """The weight (k, c) whose real part is there."""
-        lane = offset % self.work.line
-        letter, block, channel = self.memory[kind, begin + offset - lane]
+        place = begin + offset
+        lane = place % self.work.line
+        letter, block, channel = self.memory[kind, place - lane]
         unit, part = divmod(block, self.work.unit_blocks)
         filters = part * self.work.lanes + lane
         assert letter == "w" and lane < self.work.lanes and filters < self.work.unit

@@ -108,22 +108,25 @@ class CpuModel:
         second_held = at.result - at.second if shared else at.private_result - at.private_second
         result_held = at.private - at.private_result
 
-        piece, pieces = work.largest, work.piece_count
+        piece, pieces = work.largest(schedule.width), work.piece_count(schedule.width)
         turns = ceil_div(work.image_blocks, schedule.piece)
-        images, weights = work.image_blocks * work.inputs, pieces * piece.blocks * piece.channels
+        images = work.image_blocks * work.inputs
+        everything = work.all_weights()
+        weights = everything.blocks * everything.channels if shared else pieces * piece.blocks * piece.channels
         sums = pieces * work.image_blocks * piece.groups
         tiles = piece.outputs // OUTPUTS + ceil_div(piece.outputs % OUTPUTS, 2)
         multiply = bins(work.size) * sums * (8 * piece.depth * piece.outputs / rates.product + tiles * rates.call)
         reads = self._read(sums * piece.depth, first_held) + self._read(turns * weights / 2, second_held)
 
-        even, uneven = 1 / schedule.workers, busiest(pieces, 1, schedule.workers)
+        even, uneven = 1 / schedule.workers, busiest(pieces * (turns if shared else 1), 1, schedule.workers)
         if by_images and work.units == 1:
             uneven = busiest(work.image_blocks, schedule.piece, schedule.workers)
         elif by_images:
             uneven = busiest(turns * work.units, 1, schedule.workers)
+        chunks = ceil_div(work.image_blocks, schedule.chunk)
         return [
-            self._transform(images, 0, first_held).times(uneven if by_images else even, begin=rates.stage),
-            self._transform(weights, 1, second_held).times(even if shared else uneven, begin=rates.stage * shared),
+            self._transform(images, 0, first_held).times(uneven if by_images else even, rates.stage * (2 * chunks - 1)),
+            self._transform(weights, 1, second_held).times(even if shared else uneven, begin=rates.stage * by_images),
             Cost(multiply, reads, turns * pieces * rates.task).times(uneven),
             self._transform(sums * piece.outputs, 2, result_held).times(uneven),
         ]

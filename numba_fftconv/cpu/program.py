@@ -20,10 +20,11 @@ KERNELS = 4
 KERNEL, LO, HI, ARGUMENTS = range(4)  # columns of a step
 
 CLAIMS = 4  # tasks for each worker in a stage of equal parts
-LEAST = 8192  # lines of a part that is worth a claim of its own
+LEAST = 2048  # lines of a part that is worth a claim of its own
 
 Step = tuple[int, ...]
 Task = list[Step]
+Job = tuple[int, Spectrum, int]  # a spectrum to be filled: by which kernel, and with planes from which lane block on
 
 
 class Program(NamedTuple):
@@ -63,38 +64,48 @@ def program(work: Work, schedule: Schedule, is_spectral: bool) -> Program:
     at = regions(work, schedule)
     if work.sums_lanes:
         return assemble(list(staged(work, schedule, at)))
-    first, weights = shared_weights(work, schedule, at, is_spectral)
     order = by_outputs if schedule.order == "by_outputs" else by_images
-    return assemble([*first, *order(work, schedule, at, weights)])
+    return assemble(list(order(work, schedule, at, *shared_weights(work, schedule, at, is_spectral))))
 
 
 # ---- orders of work --------------------------------------------------------------------------------------------------
 
 
-def by_outputs(work: Work, schedule: Schedule, at: Regions, shared: Spectrum | None) -> Iterator[list[Task]]:
-    """All images of a chunk; then by task a piece of the channels with all of them."""
+def by_outputs(
+    work: Work, schedule: Schedule, at: Regions, first_jobs: list[Job], shared: Spectrum | None
+) -> Iterator[list[Task]]:
+    """All images of a chunk, and weights that tasks share; then by task a piece of the channels with all images, or
+    where weights are shared one rectangle."""
     for first in range(0, work.image_blocks, schedule.chunk):
         images = work.packed(at.first, min(schedule.chunk, work.image_blocks - first), work.inputs)
-        yield transforms(work, schedule.workers, (FIRST, images, first))
+        yield transforms(work, schedule.workers, (FIRST, images, first), *(first_jobs if first == 0 else []))
         stage = []
-        for piece in (piece for unit in range(work.units) for piece in work.pieces(unit)):
+        for piece in all_pieces(work, schedule):
             task, weights = ([], shared.of(piece)) if shared is not None else piece_of_weights(work, at, piece)
             for start in range(0, images.blocks, schedule.piece):
                 begin = images.at + start * images.block_pitch + piece.first_input * work.line
                 blocks = range(first + start, first + min(start + schedule.piece, images.blocks))
                 task += rectangle(work, at, piece, images._replace(at=begin), weights, blocks)
-            stage.append(task)
+                if shared is not None:
+                    stage.append(task)
+                    task = []
+            if task:
+                stage.append(task)
         yield stage
 
 
-def by_images(work: Work, schedule: Schedule, at: Regions, weights: Spectrum | None) -> Iterator[list[Task]]:
-    """By task some lane blocks of images with all pieces of their channels."""
+def by_images(
+    work: Work, schedule: Schedule, at: Regions, first_jobs: list[Job], weights: Spectrum | None
+) -> Iterator[list[Task]]:
+    """All weights; then by task some lane blocks of images with all pieces of their channels."""
     assert weights is not None
+    if first_jobs:
+        yield transforms(work, schedule.workers, *first_jobs)
     stage = []
     for start in range(0, work.image_blocks, schedule.piece):
         blocks = range(start, min(start + schedule.piece, work.image_blocks))
         for unit in range(work.units):
-            pieces = list(work.pieces(unit))
+            pieces = list(work.pieces(unit, schedule.width))
             channels = pieces[0].groups * pieces[0].depth
             images = work.packed(private(at.private_first), len(blocks), channels)
             task = [transform(FIRST, images, 0, images.blocks * channels, blocks.start, pieces[0].first_input)]
@@ -130,8 +141,8 @@ def parts(count: int, lines: int, workers: int) -> list[tuple[int, int]]:
     return [(lo, min(count, lo + grain)) for lo in range(0, count, grain)]
 
 
-def transforms(work: Work, workers: int, *jobs: tuple[int, Spectrum, int]) -> list[Task]:
-    """The stage that fills spectra (kernel, spectrum, first lane block of the planes)."""
+def transforms(work: Work, workers: int, *jobs: Job) -> list[Task]:
+    """The stage that fills spectra."""
     return [
         [transform(kernel, spectrum, lo, hi, block)]
         for kernel, spectrum, block in jobs
@@ -147,16 +158,21 @@ def transform(
     return kernel, lo, hi, *where, first_block, first_channel
 
 
+def all_pieces(work: Work, schedule: Schedule) -> Iterator[Piece]:
+    for unit in range(work.units):
+        yield from work.pieces(unit, schedule.width)
+
+
 def shared_weights(
     work: Work, schedule: Schedule, at: Regions, is_spectral: bool
-) -> tuple[list[list[Task]], Spectrum | None]:
+) -> tuple[list[Job], Spectrum | None]:
     """What transforms the weights that all tasks share, and their spectrum; None where each task has its own."""
     if is_spectral:
         return [], work.all_weights()
     if not schedule.share_weights:
         return [], None
     spectrum = work.all_weights(at.second)
-    return [transforms(work, schedule.workers, (SECOND, spectrum, 0))], spectrum
+    return [(SECOND, spectrum, 0)], spectrum
 
 
 def piece_of_weights(work: Work, at: Regions, piece: Piece) -> tuple[Task, Spectrum]:

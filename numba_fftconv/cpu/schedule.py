@@ -4,7 +4,9 @@ A rectangle of the output of forward or input_grad, some lane blocks of images b
 spectra of those images and those weights. Two orders of work:
 
     by_outputs   all images are transformed first; a task takes one piece of the channels, transforms its weights, and
-                 makes its rectangles one by one: weights and result stay in one core's cache (many channels)
+                 makes its rectangles one by one: weights and result stay in one core's cache (many channels). Where
+                 threads outnumber the pieces, weights are transformed first, too: then each rectangle is a task, and
+                 pieces may be narrower than a vector
     by_images    all weights are transformed first; a task takes some lane blocks of images, transforms them, and makes
                  its rectangles: images and result stay in one core's cache (few channels, large planes, depthwise)
 
@@ -26,6 +28,7 @@ from .product import SLAB
 from .vector import LINE_BYTES, lanes
 
 ALIGNMENT = LINE_BYTES  # bytes: of the beginning of a workspace
+IDLE = 2  # tasks for each worker, below which some have much less to do than others
 MOST_EXCHANGED = 256  # images of a weight_grad whose lanes are channels: each task holds their spectra at once
 
 
@@ -41,6 +44,7 @@ class Piece(NamedTuple):
     blocks: int
     first_channel: int  # ... and channels
     channels: int
+    first_lane: int  # of those blocks
 
 
 class Spectrum(NamedTuple):
@@ -71,7 +75,8 @@ class Spectrum(NamedTuple):
 
     def of(self, piece: Piece) -> "Spectrum":
         """The spectrum of all weights, beginning with the first line of a piece."""
-        return self._replace(at=self.at + piece.first_block * self.block_pitch + piece.first_channel * self.line)
+        line = piece.first_block * self.channels + piece.first_channel
+        return self._replace(at=self.at + line * self.line + piece.first_lane)
 
 
 @dataclass(frozen=True)
@@ -173,39 +178,46 @@ class Work:
     def all_weights(self, at: int = 0) -> Spectrum:
         return self.weights(at, self.units * self.unit_blocks, self.Cg)
 
-    @property
-    def largest(self) -> Piece:
+    def largest(self, width: int) -> Piece:
         """The first piece of the first unit: no other is larger."""
-        return next(self.pieces(0))
+        return next(self.pieces(0, width))
 
     @property
-    def piece_count(self) -> int:
-        """Pieces of all units, where the last is like the others."""
-        outputs = self.Kg if self.pass_name == "forward" else self.Cg
-        return self.units * ceil_div(outputs, self.largest.outputs)
+    def outputs(self) -> int:
+        """Output channels of a group."""
+        return self.Kg if self.pass_name == "forward" else self.Cg
 
-    def pieces(self, unit: int) -> Iterator[Piece]:
-        """The pieces of a unit; all units are alike, but the last may have fewer groups."""
+    def piece_count(self, width: int) -> int:
+        """Pieces of all units, where the last is like the others."""
+        return self.units * ceil_div(self.outputs, self.largest(width).outputs)
+
+    def pieces(self, unit: int, width: int) -> Iterator[Piece]:
+        """The pieces of a unit, of so many channels where it is one group; all units are alike, but the last may have
+        fewer groups. The lanes are a multiple of the width."""
         first = unit * self.groups_in_block
         groups = min(self.groups_in_block, self.groups - first)
         block = unit * self.unit_blocks
         forward = self.pass_name == "forward"
-        depth, outputs = (self.Cg, self.Kg) if forward else (self.Kg, self.Cg)
-        step = self.lanes if groups == 1 else outputs
-        for part, start in enumerate(range(0, outputs, step)):
-            count = min(step, outputs - start)
-            held = (block + part, 1, 0, self.Cg) if forward else (block, self.unit_blocks, start, count)
-            yield Piece(groups, depth, count, first * depth, first * outputs + start, *held)
+        depth = self.Cg if forward else self.Kg
+        for start in range(0, self.outputs, width if groups == 1 else self.outputs):
+            count = min(width, self.outputs - start) if groups == 1 else self.outputs
+            if forward:
+                held = block + start // self.lanes, 1, 0, self.Cg, start % self.lanes
+            else:
+                held = block, self.unit_blocks, start, count, 0
+            yield Piece(groups, depth, count, first * depth, first * self.outputs + start, *held)
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """How a pass runs: lane blocks of images in memory at a time and in a rectangle, lines of weight planes."""
+    """How a pass runs: lane blocks of images in memory at a time and in a rectangle, output channels in a rectangle,
+    lines of weight planes."""
 
     order: str
     workers: int
     chunk: int
     piece: int = 1
+    width: int = 0
     pair_lines: int = 0
     share_weights: bool = True
 
@@ -216,7 +228,7 @@ class Schedule:
         if self.order == "staged":
             return f"{said}, {self.pair_lines} lines of weight planes"
         when = "first" if self.share_weights else "by each task"
-        return f"{said}, {self.piece} in a rectangle, weights transformed {when}"
+        return f"{said}, {self.piece} x {self.width} channels in a rectangle, weights transformed {when}"
 
 
 class Regions(NamedTuple):
@@ -242,7 +254,7 @@ def regions(work: Work, schedule: Schedule) -> Regions:
         lines, chunk = work.pair_lines if schedule.chunk < work.image_blocks else schedule.pair_lines, schedule.chunk
         shared = [work.packed(0, *sides).reals for sides in ((chunk, work.C), (chunk, work.K), (lines, 1))]
     else:
-        largest = work.largest
+        largest = work.largest(schedule.width)
         if schedule.order == "by_images":
             private[0] = work.packed(0, schedule.piece, largest.groups * largest.depth).reals
         else:
@@ -285,9 +297,32 @@ def schedules(work: Work, threads: int) -> Iterator[Schedule]:
         return
     for chunk in sizes(blocks):
         for piece in sizes(min(chunk, 8)):
-            yield Schedule("by_outputs", min(threads, work.piece_count), chunk, piece, share_weights=chunk < blocks)
+            for width, share in _widths(work, chunk, piece, threads):
+                tasks = work.piece_count(width) * (ceil_div(chunk, piece) if share else 1)
+                yield Schedule("by_outputs", min(threads, tasks), chunk, piece, width, share_weights=share)
     for piece in sizes(min(blocks, 8)):
-        yield Schedule("by_images", min(threads, ceil_div(blocks, piece) * work.units), blocks, piece)
+        yield Schedule("by_images", min(threads, ceil_div(blocks, piece) * work.units), blocks, piece, work.lanes)
+
+
+def _widths(work: Work, chunk: int, piece: int, threads: int) -> Iterator[tuple[int, bool]]:
+    """Channels of a rectangle, and whether weights are transformed first: all lanes, and fewer while threads are idle.
+
+    Weights are transformed by the lanes, so that a piece of fewer filters cannot have its own.
+    """
+    if chunk < work.image_blocks:
+        yield work.lanes, True
+        return
+    width = work.lanes
+    while True:
+        pieces = work.piece_count(width)
+        if width == work.lanes or work.pass_name != "forward":
+            yield width, False
+        if pieces < IDLE * threads:
+            yield width, True
+        count = min(width, work.outputs)
+        if count == 1 or work.groups_in_block > 1 or pieces * ceil_div(chunk, piece) >= IDLE * threads:
+            return
+        width = 1 << ((count - 1).bit_length() - 1)  # the next power of 2
 
 
 def sizes(whole: int, step: int = 1) -> list[int]:
