@@ -6,6 +6,7 @@
     python perf/bench.py 'fbfft/L[23]' --parts layers memory --passes forward --batch 8 --threads 1
     python perf/bench.py speed/k5 --parts jit   the wait for compilation, cold and from the disk cache
     python perf/bench.py fbfft --device cpu     on the CPU, GPU or not
+    python perf/bench.py fbfft --precision tf32x3    ours on tensor cores; peers are as without
 
 Results are checked before anything is timed; see parts.py for what a part is, measure.py for how rows are timed,
 layers.py and scaling.py for what, report.py and plots.py for what comes out, place.py and gpu.py for the difference
@@ -17,6 +18,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +26,7 @@ import machine
 import place
 import readme
 import report
-from layers import ALL_PASSES, PUBLISHED_BATCH, SETS, select
+from layers import ALL_PASSES, PRECISIONS, PUBLISHED_BATCH, SETS, Layer, select
 
 if TYPE_CHECKING:
     from parts import Run
@@ -43,6 +45,8 @@ def arguments(words: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--parts", nargs="+", default=list(PARTS), choices=PARTS, help="(all of them)")
     parser.add_argument("--passes", nargs="+", default=list(ALL_PASSES), choices=ALL_PASSES)
     parser.add_argument("--device", choices=("cpu", "cuda"), help="(cuda where torch finds a GPU, else cpu)")
+    modes = "arithmetic of our products: fp32, tf32x3, bf16x3 or tf32; on a CPU all are fp32 (the dtype's own)"
+    parser.add_argument("--precision", choices=PRECISIONS, help=modes)
     images = f"images where {PUBLISHED_BATCH} are published (16; cuda: {PUBLISHED_BATCH}; quick: 4)"
     parser.add_argument("--batch", type=int, help=images)
     parser.add_argument("--threads", type=int, default=min(2, os.cpu_count() or 1), help="for every library (2)")
@@ -72,10 +76,16 @@ def arguments(words: list[str] | None = None) -> argparse.Namespace:
         parser.error("README.md takes the figures of a full run: leave out --quick, or name a copy after --readme")
     chosen.words = chosen.layers
     try:
-        chosen.layers = [layer.at_batch(chosen.batch) for layer in select(chosen.words)]
+        chosen.layers = [_as_asked(layer, chosen) for layer in select(chosen.words)]
     except ValueError as error:
         parser.error(str(error))
     return chosen
+
+
+def _as_asked(layer: Layer, chosen: argparse.Namespace) -> Layer:
+    """With the batch and the precision of the command line."""
+    layer = layer.at_batch(chosen.batch)
+    return replace(layer, precision=chosen.precision) if layer.dtype == "float32" else layer
 
 
 def set_threads(threads: int) -> None:
@@ -112,9 +122,11 @@ def save(chosen: argparse.Namespace, about: dict[str, Any], figures: dict[str, A
     """One JSON file and its plots for a device and a choice; the next run of the same choice replaces them."""
     words = [*chosen.words, about["device"]]
     words += [f"{chosen.threads}-threads"] if chosen.place.name == "cpu" else []
+    words += [chosen.precision] if chosen.precision else []
     words += chosen.parts if set(chosen.parts) != set(PARTS) else []
     words += ["quick"] if chosen.quick else []
-    options = {name: getattr(chosen, name) for name in ("batch", "rounds", "seconds", "patience", "quick", "passes")}
+    asked = ("batch", "rounds", "seconds", "patience", "quick", "passes", "precision")
+    options = {name: getattr(chosen, name) for name in asked}
     about = {**about, "title": chosen.place.title(about)}
     result = {"about": about, "options": options, "parts": chosen.parts, **figures}
     path = report.write_json(chosen.json, " ".join(words), result)

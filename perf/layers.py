@@ -9,6 +9,7 @@ from typing import Any
 
 ALL_PASSES = ("forward", "input_grad", "weight_grad")
 PUBLISHED_BATCH = 128
+PRECISIONS = ("fp32", "tf32x3", "bf16x3", "tf32")  # of float32 layers
 
 CPU_FLOORS = "numba_fftconv, promised on two threads of one CPU"
 FBFFT = "fbcunn@c24a839 test/benchmark_fft.lua; Vasilache et al., fbfft, arXiv 1412.7580, table 4"
@@ -43,6 +44,7 @@ class Layer:
     stride: tuple[int, int] = (1, 1)
     groups: int = 1
     dtype: str = "float32"
+    precision: str | None = None  # ours; None is the dtype's own
     passes: tuple[str, ...] = ALL_PASSES
     batch_scales: bool = False
     targets: tuple[Target, ...] = ()
@@ -77,6 +79,7 @@ class Layer:
         extras += [f"stride {self.stride[0]}"] if self.stride != (1, 1) else []
         extras += [f"{self.groups} groups"] if self.groups > 1 else []
         extras += [self.dtype] if self.dtype != "float32" else []
+        extras += [self.precision] if self.precision else []
         return ", ".join([f"{self.N}x{self.C}x{self.H}x{self.W} -> {self.K}, {self.R}x{self.S}", *extras])
 
     def target(self, pass_name: str, peer: str) -> float | None:

@@ -25,6 +25,7 @@ from numba_fftconv.passes import PASSES
 
 PROFILE_RUNS = 5
 LOOSE = 1e-3
+LOOSEST = 10  # times the error that a row may have: of one element, where ours computes less precisely
 LEAST_ROUNDS = 3  # of slow calls too: fewer have no median
 LONG = 0.5  # seconds of a call that is probed once
 
@@ -50,9 +51,10 @@ def probe(row: Row, peer: str, calls: peers.Settings, result: Any, gate: Gate, p
     A setting that cannot run is absent, and so is a peer without a setting left.
     """
     best: dict[str, float] = {}
+    loose = place.loose.get(peer, LOOSE)
     for name, call in calls.items():
         with peers.or_absent(row.absent, f"{peer}, {name}"):
-            require_agreement(name, result, place.comparable(call()), place.loose.get(peer, LOOSE))
+            require_agreement(name, result, place.comparable(call()), max(loose, LOOSEST * row.tolerance))
             seconds = place.clock(call)
             best[name] = seconds if seconds > LONG else min(place.turn(call, gate))
     if best:

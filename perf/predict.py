@@ -23,7 +23,7 @@ from dataclasses import replace
 from functools import cache
 from typing import NamedTuple
 
-from layers import Layer, select
+from layers import PRECISIONS, Layer, select
 
 from numba_fftconv import ConvPlan, plan_conv2d
 from numba_fftconv.cuda import driver, engine, schedule
@@ -45,7 +45,6 @@ COLUMNS = (
     "layer", "precision", "pass", "launch", "registers", "blocks, waves", "instructions a warp",
     "memory us", "issue us", "tensor us", "predicted", "direct / predicted",
 )  # fmt: skip
-PRECISIONS = ("fp32", "tf32x3", "bf16x3", "tf32")
 
 
 class Predicted(NamedTuple):

@@ -236,3 +236,19 @@ def test_a_rise_is_what_a_call_holds_at_once(perf: None) -> None:
     command, environment = [sys.executable, "-c", code, str(PERF)], {**os.environ, **GIVE_BACK}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     assert int(done.stdout) == pytest.approx(3 * 8 << 20, abs=1 << 20)
+
+
+@pytest.mark.parametrize(("word", "looser"), [("fp32", 1), ("tf32x3", 1), ("bf16x3", 20), ("tf32", 1000)])
+def test_a_precision_is_that_of_float32_layers_and_has_its_own_tolerance(word: str, looser: float, perf: None) -> None:
+    """Names are of results: those of two precisions do not overwrite each other. On a CPU all are as exact as fp32."""
+    import bench as command
+    import check
+    import ours
+
+    chosen = command.arguments([LAYER, "speed/float64-k9", "--device", "cpu", "--precision", word])
+    single, double = sorted(chosen.layers, key=lambda layer: layer.dtype)
+    assert (single.precision, double.precision) == (word, None) and single.problem.endswith(word)
+    on_cpu = ours.plan(single, "cpu")
+    on_gpu = SimpleNamespace(device="cuda:0", precision=word, segments=on_cpu.segments)
+    assert on_cpu.precision == word and check.tolerance(single, on_cpu, PASS) == check.ERRORS["float32"]
+    assert check.tolerance(single, on_gpu, PASS) == pytest.approx(looser * check.ERRORS["float32"])
