@@ -45,7 +45,8 @@ def conv2d(
     stride, dilation : int or (rows, columns), in samples.
     padding : zeros around the input, in samples: int, (rows, columns), ((top, bottom), (left, right)), 'valid', 'same'.
     groups : int that divides both C and K.
-    precision : arithmetic of the multiply stage; None is the dtype's own.
+    precision : arithmetic of the multiply stage; None is the dtype's own. On a GPU 'fp32', or on tensor cores 'tf32x3'
+        (as accurate), 'bf16x3' (errors of about 5e-6), 'tf32' (3e-4); on a CPU all of them run as 'fp32'.
     plan : a plan of plan_conv2d for these shapes; what is left at its default is taken from it.
     out : array of the result's shape and dtype to write into.
     stream : of arrays on a GPU: a stream of torch, CuPy, Numba or cuda.core, or its handle; None is the current one of
@@ -218,7 +219,8 @@ def plan_conv2d(
     weight_shape : (K, C/groups, R, S), in samples.
     dtype : float32 or float64.
     stride, padding, dilation, groups : as in conv2d.
-    precision : arithmetic of the multiply stage; None is the dtype's own.
+    precision : arithmetic of the multiply stage; None is the dtype's own. On a GPU 'fp32', or on tensor cores 'tf32x3'
+        (as accurate), 'bf16x3' (errors of about 5e-6), 'tf32' (3e-4); on a CPU all of them run as 'fp32'.
     fft_size : transform length, an even product of 2, 3, 5, 7 up to 64, or 128 or 256; or two of them, (rows, columns).
         None chooses the fastest for the three passes together by a cost model, as the functions do.
     workspace_limit : bytes that the workspace may take; the passes then work through the images in chunks, at the

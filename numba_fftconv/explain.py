@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from . import tuning
+from .cuda import tensor_tiles
 from .integers import area
 from .passes import PASSES
 
@@ -29,13 +30,13 @@ def explain(plan: Any) -> str:
     gpu = f" (figures of {tuning.GPUS[plan.target].name})" if plan.target in tuning.GPUS else ""
     lines = [
         f"input {g.input_shape}, weight {g.weight_shape}, output {g.output_shape}, {plan.dtype} on {plan.device}{gpu}",
-        f"padding {g.padding}, stride {g.stride}, dilation {g.dilation}, groups {g.groups}, precision {plan.precision}",
+        f"padding {g.padding}, stride {g.stride}, dilation {g.dilation}, groups {g.groups}, {precision(plan)}",
         f"transforms of {rows} x {columns}; workspace {plan.workspace_size:,} bytes{limit}",
     ]
     direct = tuning.direct_seconds(*made_for, plan.threads)
     for name in PASSES:
         lines += ["", *_pass(plan, name, direct)]
-    others = tuning.candidates(*made_for, plan.workspace_limit, plan.threads)
+    others = tuning.candidates(*made_for, plan.workspace_limit, plan.threads, plan.precision)
     rejected = sorted((other for other in others if other.size != plan.fft_size), key=lambda other: other.seconds)
     title = f"rejected: the fastest {SHOWN} of {len(rejected)}" if len(rejected) > SHOWN else "rejected"
     taken = f"{rows} x {columns} takes {seconds(plan.choice.seconds)}"
@@ -44,6 +45,28 @@ def explain(plan: Any) -> str:
         tall, wide = other.size
         lines.append(f"  {tall:3} x {wide:<3}  {seconds(other.seconds):>8}  {other.workspace:,} bytes")
     return "\n".join(lines if rejected else [*lines, "  none: no other size holds this kernel"])
+
+
+PRODUCTS = {
+    "tf32x3": "three products of tf32 on tensor cores, as accurate as float32",
+    "bf16x3": "three products of bf16 on tensor cores, errors of about 5e-6",
+    "tf32": "one product of tf32 on tensor cores, errors of about 3e-4",
+}
+
+
+def precision(plan: Any) -> str:
+    """What the multiply stage computes in, and where that is not what was asked for, why."""
+    if plan.precision not in PRODUCTS:
+        return f"precision {plan.precision}"
+    if plan.target == "cpu":
+        return f"precision {plan.precision}, which runs as fp32 on a CPU"
+    g, said = plan.geometry, f"precision {plan.precision}: {PRODUCTS[plan.precision]}"
+    if g.groups == g.C:
+        return f"precision {plan.precision}, which runs as fp32 where a group has one channel"
+    gpu = tuning.GPUS[plan.target]
+    if plan.precision == "tf32x3" and tensor_tiles.flops(plan.precision, gpu) < gpu.flops:
+        return f"{said}; fp32 is faster on {gpu.name}"
+    return said
 
 
 def _pass(plan: Any, name: str, direct: float) -> Iterable[str]:

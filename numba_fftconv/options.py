@@ -188,12 +188,10 @@ def device(value: Any, gpus: Collection[str]) -> str:
     raise InvalidOptionError(f"device is {value!r}: {rule}")
 
 
-def on_gpu(dtype: str, precision: str) -> None:
+def on_gpu(dtype: str) -> None:
     """Raise UnsupportedError for what the CUDA engine has no kernels for."""
     if dtype != "float32":
         raise UnsupportedError(f"dtype is {dtype}: on a GPU this version has float32; on a CPU it has {dtypes.ANY}")
-    if precision != "fp32":
-        raise UnsupportedError(f"precision is {precision!r}: on a GPU this version has 'fp32', which None is")
 
 
 def output_mask(value: Any) -> tuple[bool, bool, bool]:

@@ -87,7 +87,7 @@ class ConvPlan:
         limit = None if workspace_limit is None else options.workspace_limit(workspace_limit)
         where = options.device(device, tuning.GPUS)
         if where != "cpu":
-            options.on_gpu(name, mode)
+            options.on_gpu(name)
         return _build(geometry, name, mode, size, limit, *_target(where))
 
     @property
@@ -334,11 +334,11 @@ def _build(
 ) -> ConvPlan:  # fmt: skip
     count = threads.thread_count()
     if fft_size is None:
-        choice = tuning.candidates(geometry, dtype, target, limit, count)[0]
+        choice = tuning.candidates(geometry, dtype, target, limit, count, precision)[0]
     else:
         if not tuning.has_kernels(target, fft_size):
             raise UnsupportedError(f"fft_size is {fft_size}: this version has no transform of it on {target}")
-        choice = tuning.choose(geometry, dtype, target, fft_size, limit, count)
+        choice = tuning.choose(geometry, dtype, target, fft_size, limit, count, precision)
         if limit is not None and choice.workspace > limit:
             raise tuning.too_small(limit, choice.workspace)
     return ConvPlan(geometry, dtype, device, precision, choice.size, limit, target, count, choice)

@@ -20,6 +20,7 @@ from .cpu.fft2d import quarters
 from .cpu.model import Cost, CpuModel, direct_rate
 from .cpu.schedule import Work, schedules, workspace_bytes
 from .cuda import schedule as cuda
+from .cuda import tensor_tiles
 from .errors import UnsupportedError, WorkspaceError
 from .geometry import Axis, ConvGeometry
 from .integers import Size, bins, ceil_div
@@ -84,8 +85,10 @@ def flops_of(gpu: gpus.Gpu, dtype: str) -> float:
     return {"float32": gpu.flops, "float64": gpu.double_flops}[dtypes.computed(dtype)]
 
 
-def cost_on(gpu: gpus.Gpu, stage: Stage, dtype: str) -> Cost:
-    arithmetic, memory = stage.flops / flops_of(gpu, dtype), stage.bytes / gpu.bandwidth
+def cost_on(gpu: gpus.Gpu, stage: Stage, dtype: str, precision: str = "fp32") -> Cost:
+    on_tensor_cores = stage.name == "multiply" and precision in tensor_tiles.TENSOR_TILES
+    rate = tensor_tiles.flops(precision, gpu) if on_tensor_cores else flops_of(gpu, dtype)
+    arithmetic, memory = stage.flops / rate, stage.bytes / gpu.bandwidth
     return Cost(arithmetic, 0, LAUNCH) if arithmetic > memory else Cost(0, memory, LAUNCH)
 
 
@@ -152,12 +155,15 @@ def _seconds_alone(work: Work) -> float:
     return min(choice.seconds for choice in _on_cpu(work, 1))
 
 
-def choose(geometry: ConvGeometry, dtype: str, device: str, size: Size, limit: int | None, threads: int) -> Choice:
+def choose(
+    geometry: ConvGeometry, dtype: str, device: str, size: Size, limit: int | None, threads: int,
+    precision: str = "fp32",
+) -> Choice:  # fmt: skip
     """How the passes run fastest at a size within `limit` bytes of workspace; where nothing fits, in the least."""
 
     def fastest(row: Pass) -> PassChoice:
         if device != "cpu":
-            ways = _on_gpu(geometry, dtype, device, size, row)
+            ways = _on_gpu(geometry, dtype, device, size, row, precision)
         else:
             work = cpu_work(geometry, itemsize(dtype), size, row)
             ways = _on_cpu(work, threads) if limit is None else [*_on_cpu(work, threads), *_on_cpu(work, 1)]
@@ -167,17 +173,19 @@ def choose(geometry: ConvGeometry, dtype: str, device: str, size: Size, limit: i
     return Choice(size, {name: fastest(row) for name, row in PASSES.items()})
 
 
-def candidates(geometry: ConvGeometry, dtype: str, device: str, limit: int | None, threads: int) -> list[Choice]:
+def candidates(
+    geometry: ConvGeometry, dtype: str, device: str, limit: int | None, threads: int, precision: str = "fp32"
+) -> list[Choice]:
     """Sizes of tiles that hold the kernel and fit the limit, best first.
 
     Best is the least time of the three passes together without a limit: so the size, on which the bits of all results
     depend, is one for all of them, and a limit changes it only where no schedule at that size fits.
     """
-    free = (choose(geometry, dtype, device, size, None, threads) for size in sizes(geometry, device))
+    free = (choose(geometry, dtype, device, size, None, threads, precision) for size in sizes(geometry, device))
     ranked = sorted(free, key=lambda choice: choice.seconds)
     if limit is None:
         return ranked
-    made = [choose(geometry, dtype, device, choice.size, limit, threads) for choice in ranked]
+    made = [choose(geometry, dtype, device, choice.size, limit, threads, precision) for choice in ranked]
     fitting = [choice for choice in made if choice.workspace <= limit]
     if not fitting:
         raise too_small(limit, min(choice.workspace for choice in made))
@@ -238,11 +246,13 @@ def _on_cpu(work: Work, threads: int) -> list[PassChoice]:
     ]
 
 
-def _on_gpu(geometry: ConvGeometry, dtype: str, device: str, size: Size, row: Pass) -> list[PassChoice]:
+def _on_gpu(
+    geometry: ConvGeometry, dtype: str, device: str, size: Size, row: Pass, precision: str
+) -> list[PassChoice]:
     """All windows at once, and ever smaller chunks of them: a chunk costs its launches again."""
     g, windows = geometry, geometry.windows(size, row.name)
-    costs = [cost_on(GPUS[device], stage, dtype) for stage in stages(g, dtype, size, row)]
-    work = cuda.Work(row.name, size, windows, g.C, g.K, g.groups)
+    costs = [cost_on(GPUS[device], stage, dtype, precision) for stage in stages(g, dtype, size, row)]
+    work = cuda.Work(row.name, size, windows, g.C, g.K, g.groups, precision)
     return [
         PassChoice(
             work, way, cuda.workspace_bytes(work, way),

@@ -8,7 +8,7 @@ What a ring does not see, and why:
 
     pure Python    What a kernel does: barriers, conjugations, indices, stores. It runs none, and sees only the numbers
                    that a kernel is given, such as a map or a vector width.
-    simulator      What is said to the compiler alone, such as the signs and vector stores of slab.py: a twin in Python
+    simulator      What is said to the compiler alone, such as the signs and vector stores of ffma.py: a twin in Python
                    runs in its place. An index that 32 bits cannot hold: its arrays are real memory, and small. An
                    access that is not aligned: to Python a pair is two values.
     machine code   None of these faults; but it compiles for seconds before it says so, and a wrong map comes to it as
@@ -113,9 +113,9 @@ FAULTS = (
         {SIMULATOR: "'weight_grad'.*: error 1", MACHINE_CODE: "'weight_grad'.*: error 1"},
     ),
     Fault(
-        "a sign of the product after the wrong operand", "cuda/slab.py",
-        "_negated(builder, ar, conj_b)",
-        "_negated(builder, ar, conj_a)",
+        "a sign of the product after the wrong operand", "cuda/ffma.py",
+        "negated(builder, ar, conj_b)",
+        "negated(builder, ar, conj_a)",
         {MACHINE_CODE: "'forward'.*: error"},
         is_variant=True,
     ),
@@ -133,9 +133,9 @@ FAULTS = (
         is_variant=True,
     ),
     Fault(
-        "stores in pairs where rows are odd", "cuda/slab.py",
-        "together = 2 if wide and columns[1] else 1",
-        "together = 2 if columns[1] else 1",
+        "stores in pairs where rows are odd", "cuda/accumulators.py",
+        "together = 2 if wide and in_pairs(columns) else 1",
+        "together = 2 if in_pairs(columns) else 1",
         {MACHINE_CODE: r"AlignmentError: product\.py:\d+: st\.global\.v4\.f32"},
     ),
     Fault(

@@ -12,13 +12,14 @@ from typing import Any
 import numpy as np
 
 from numba_fftconv.cuda import pointwise
+from numba_fftconv.cuda.block_tile import BlockTile
 from numba_fftconv.cuda.product import Pitches, Shape, grid, product_kernel, vector_width
-from numba_fftconv.cuda.tiles import ProductConfig
 from numba_fftconv.cuda.toolchain import Kernel
 
 NAN = np.complex64(complex(np.nan, np.nan))
 EQUATIONS = {"forward": "fmc,fkc->fmk", "input_grad": "fmk,fkc->fmc", "weight_grad": "fmk,fmc->fkc"}
 TOLERANCE = 3e-7  # of the largest sum of magnitudes
+TOLERANCES = {"fp32": TOLERANCE, "tf32x3": TOLERANCE, "bf16x3": 1e-5, "tf32": 5e-4}
 Launch = Callable[[Kernel, tuple[int, int, int], tuple[Any, ...]], None]  # whatever runs a kernel
 
 
@@ -91,23 +92,23 @@ class Problem:
             values, sizes = values + y, sizes + abs(y)
         return values, sizes
 
-    def check(self, got: np.ndarray, a: np.ndarray, b: np.ndarray, y: np.ndarray) -> None:
+    def check(self, got: np.ndarray, a: np.ndarray, b: np.ndarray, y: np.ndarray, precision: str = "fp32") -> None:
         """A flat result with its gaps against the definition."""
         bins = got.reshape(self.bins, -1)
         inside = y[0].size
         assert np.isnan(bins[:, inside:]).all(), f"{self}: written between the bins"
         values, sizes = self.expected(a, b, y)
         error = abs(bins[:, :inside].reshape(y.shape) - values).max() / sizes.max()
-        assert error < TOLERANCE, f"{self}: error {error:.2e} of the sum of magnitudes"
+        assert error < TOLERANCES[precision], f"{self}: error {error:.2e} of the sum of magnitudes"
 
 
 def multiply(
-    launch: Launch, problem: Problem, config: ProductConfig, arrays: tuple[np.ndarray, ...], vec: int | None = None
+    launch: Launch, problem: Problem, config: BlockTile, arrays: tuple[np.ndarray, ...], vec: int | None = None
 ) -> np.ndarray:
     """Run a problem; the flat Y with its gaps."""
     flat = [bins_of(x, problem.gap) for x in arrays]
     before = [x.copy() for x in flat[:2]]
-    widest = vector_width(problem.pass_name, problem.shape, problem.pitches)
+    widest = vector_width(problem.pass_name, problem.shape, problem.pitches, config.precision)
     assert vec is None or vec <= widest
     kernel = product_kernel(problem.pass_name, config, vec or widest)
     blocks = grid(config, problem.rows, problem.columns, problem.bins, problem.groups)
@@ -117,12 +118,12 @@ def multiply(
     return flat[2]
 
 
-def check_product(launch: Launch, problem: Problem, config: ProductConfig, vec: int | None = None) -> None:
+def check_product(launch: Launch, problem: Problem, config: BlockTile, vec: int | None = None) -> None:
     arrays = problem.arrays()
-    problem.check(multiply(launch, problem, config, arrays, vec), *arrays)
+    problem.check(multiply(launch, problem, config, arrays, vec), *arrays, config.precision)
 
 
-def check_chunks(launch: Launch, config: ProductConfig, cuts: tuple[int, ...]) -> None:
+def check_chunks(launch: Launch, config: BlockTile, cuts: tuple[int, ...]) -> None:
     """Chunks of m in weight_grad, each going on from twice what the last one stored, have the bits of the whole."""
     whole = Problem("weight_grad", 20, 18, 37)
     a, b, y = whole.arrays()

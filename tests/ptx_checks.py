@@ -9,15 +9,17 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-from product_problem import Problem, check_chunks, check_pointwise, check_product, vector_width
+from product_problem import Problem, check_chunks, check_pointwise, check_product, multiply, vector_width
 from transform_problem import Pointer, check_inverse, check_transform
 from transform_problem import Problem as Planes
 
 from numba_fftconv import ConvGeometry
 from numba_fftconv.cuda import fft2d, ptx_machine
+from numba_fftconv.cuda.banks import Banks
 from numba_fftconv.cuda.fft2d import size_name
 from numba_fftconv.cuda.product import FORMS
 from numba_fftconv.cuda.sums import Extents, sum_kernel
+from numba_fftconv.cuda.tensor_tiles import TENSOR_TILES, TensorConfig
 from numba_fftconv.cuda.tiles import TILES
 from numba_fftconv.cuda.toolchain import Kernel
 from numba_fftconv.gpus import MULTIPROCESSORS
@@ -106,6 +108,38 @@ def products(pass_name: str, tile: int) -> dict[str, Problem]:
     }
 
 
+SMALL = "32x32"  # of the tensor tiles: what QUICK runs in every precision and pass
+
+
+def check_tensor(config: TensorConfig, pass_name: str) -> None:
+    """Ragged edges, groups, sums that go on, several bins; no bank conflicts, 16 bytes a lane in loads."""
+    rows, columns = config.BM, config.BN
+    for problem in (
+        Problem(pass_name, rows - 2, columns - 4, 10, gap=2),
+        Problem(pass_name, rows + 2, columns + 2, 30, bins=2, gap=2, accumulate=True),
+        Problem(pass_name, 6, 4, 10, groups=2, gap=4, accumulate=True),
+        Problem(pass_name, 2, 2, 2),
+    ):
+        check_product(launch, problem, config, vec=2)
+    problem, watch = Problem(pass_name, rows, columns, 16), Banks()
+    multiply(partial(ptx_machine.run, observer=watch), problem, config, problem.arrays())
+    assert {kind: accesses.ratio for kind, accesses in watch.kinds.items()} == {"cp.async.128": 1, "ld.128": 1}
+
+
+def check_tensor_singly(config: TensorConfig, pass_name: str) -> None:
+    """One value a copy, where extents or what lies between them are odd."""
+    rows, columns = config.BM, config.BN
+    check_product(launch, Problem(pass_name, rows - 1, columns + 1, 9), config)
+    check_product(launch, Problem(pass_name, 5, 3, 9, bins=2, groups=2, gap=3, accumulate=True), config)
+    check_product(launch, Problem(pass_name, 1, 1, 1, gap=1), config)
+
+
+def _tensor(config: TensorConfig, pass_name: str) -> Iterator[tuple[str, Check]]:
+    title = f"product {config} {config.precision} {pass_name}"
+    yield f"{title} v2", partial(check_tensor, config, pass_name)
+    yield f"{title} v1", partial(check_tensor_singly, config, pass_name)
+
+
 def check_sums(images: int, height: int, width: int) -> None:
     """The bias gradient: sums over images and planes, filter by filter."""
     gy = np.random.default_rng(0).standard_normal((images, 3, height, width), np.float32)
@@ -131,6 +165,9 @@ def _quick() -> Iterator[tuple[str, Check]]:
         for name in ("one", "groups", "deep"):
             yield _product(pass_name, 5, name)
         yield f"product pointwise {pass_name}", partial(check_pointwise, launch, pass_name, 35, 50, 3, True)
+    for config in (config for of_one in TENSOR_TILES.values() for config in of_one if str(config) == SMALL):
+        for pass_name in FORMS:
+            yield next(_tensor(config, pass_name))
     yield "product in chunks", partial(check_chunks, launch, TILES[5], (16, 19))
     yield "sums", partial(check_sums, 3, 5, 37)
 
@@ -148,6 +185,11 @@ def _full() -> Iterator[tuple[str, Check]]:
         for rows, channels, multiplier in ((1, 1, 1), (35, 50, 3), (4, 129, 2), (130, 7, 1)):
             check = partial(check_pointwise, launch, pass_name, rows, channels, multiplier, rows > 4)
             yield f"product pointwise {pass_name} {rows} {channels} {multiplier}", check
+    for config in (config for of_one in TENSOR_TILES.values() for config in of_one):
+        for pass_name in FORMS:
+            yield from _tensor(config, pass_name)
+        chunks = partial(check_chunks, launch, config, (16, 24))
+        yield f"product {config} {config.precision} in chunks", chunks
     for config in TILES:
         yield f"product {config} in chunks", partial(check_chunks, launch, config, (16, 19))
     for extents in ((1, 1, 1), (3, 5, 37), (2, 300, 3), (9, 1, 65)):

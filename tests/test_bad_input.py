@@ -420,7 +420,7 @@ for value in () if GPU else ("cuda", "cuda:1"):
     TABLE += rows([plan], UnsupportedError, "NVIDIA driver", "install", device=value)
 for value in ("sm_80", "sm_90"):
     TABLE += rows([plan], UnsupportedError, "dtype is float64", "float32", dtype="float64", device=value)
-    TABLE += rows([plan], UnsupportedError, "precision is 'tf32'", "fp32", precision="tf32", device=value)
+    TABLE += rows([plan], OPTION, "precision is 'fp16'", "tf32x3", precision="fp16", device=value)
 for value in (np.array(1e8), np.array([10**8]), 1e8, True, "1 GB", (10**8,), 0):
     TABLE += rows([plan], OPTION, f"workspace_limit is {value!r}", workspace_limit=value)
 for name, value in (("padding", 2**40), ("padding", 2**33)):

@@ -14,10 +14,11 @@ from product_problem import Problem, check_pointwise, check_product
 from transform_problem import Pointer, check_inverse, check_transform
 
 from numba_fftconv.cuda import ptx_machine
+from numba_fftconv.cuda.block_tile import COMPLEX_BYTES
 from numba_fftconv.cuda.planes import Strides
 from numba_fftconv.cuda.product import FORMS, Pitches
 from numba_fftconv.cuda.ptx_machine import Rows
-from numba_fftconv.cuda.tiles import COMPLEX_BYTES, TILES
+from numba_fftconv.cuda.tiles import TILES
 from numba_fftconv.cuda.toolchain import Kernel
 
 pytestmark = compiles

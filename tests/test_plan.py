@@ -27,6 +27,7 @@ from numba_fftconv import (
     tuning,
 )
 from numba_fftconv.cpu import threads
+from numba_fftconv.cuda import tensor_tiles
 from numba_fftconv.options import CODELET_SIZES, FFT_SIZES
 
 LAYER = Problem(16, 64, 32, 32, 64, 9, 9, padding=4, fft_size=None)
@@ -189,6 +190,27 @@ def test_explain_says_what_is_summed_and_on_what() -> None:
         "weight_grad: dW = sum over m of X * conj dY",
     ):
         assert line in said.splitlines()
+
+
+def test_explain_says_what_a_precision_is() -> None:
+    """What it runs as, and what its products take by the rate of their tiles."""
+    layer = (64, 64, 32, 32), (64, 64, 5, 5)
+
+    def products(**options: Any) -> tuple[str, list[float]]:
+        plan = plan_conv2d(*layer, fft_size=32, **options)
+        return plan.explain(), [choice.costs[2].seconds for choice in plan.choice.passes]
+
+    said, fp32 = products(device="sm_80")
+    assert "precision fp32\n" in said
+    for precision, factor in (("tf32x3", 2), ("bf16x3", 4), ("tf32", 6)):
+        said, times = products(device="sm_80", precision=precision)
+        assert f"precision {precision}: " in said and "tensor cores" in said and "faster" not in said
+        assert all(one < other for one, other in zip(times, fp32, strict=True))
+        assert tensor_tiles.flops(precision, tuning.GPUS["sm_80"]) > factor * tuning.GPUS["sm_80"].flops
+    assert "fp32 is faster on L40S" in products(device="sm_89", precision="tf32x3")[0]
+    assert "precision tf32x3, which runs as fp32 on a CPU" in products(precision="tf32x3")[0]
+    depthwise = plan_conv2d((2, 4, 9, 9), (8, 1, 3, 3), groups=4, precision="tf32", device="sm_90")
+    assert "runs as fp32 where a group has one channel" in depthwise.explain()
 
 
 def test_explain_lists_what_was_rejected_with_its_cost() -> None:

@@ -10,6 +10,7 @@ from machine_code import Code, compiles, count, read, reads_code
 
 from numba_fftconv.cuda.pointwise import pointwise_kernel
 from numba_fftconv.cuda.product import FORMS, product_kernel
+from numba_fftconv.cuda.tensor_tiles import HMMA, TENSOR_TILES, TensorConfig
 from numba_fftconv.cuda.tiles import TILES, ProductConfig
 
 pytestmark = [compiles, reads_code]
@@ -26,11 +27,17 @@ REGISTERS = {64: 238, 32: 128, 16: 96, 8: 80}  # by accumulators; a study of 64 
 LEAST_SHARE = {64: 0.85, 32: 0.85, 16: 0.85, 8: 0.75}  # of FFMA in the loop; memory sets the pace of thin tiles
 SHALLOW_SHARE = 0.8  # of slabs of 4 steps
 
+# On tensor cores, by precision: the tile of the study before this, its registers, and the instructions of its loop;
+# that of bf16x3 had 249 and no fresh sums, 64 additions a slab.
+STUDIED = {"tf32x3": ("64x64", 126, 229), "bf16x3": ("128x64", 128, 249 + 64), "tf32": ("128x64", 120, 159)}
+TENSOR = [config for of_one in TENSOR_TILES.values() for config in of_one]
+QUICK = {("tf32x3", name) for name in FORMS} | {("bf16x3", "weight_grad"), ("tf32", "input_grad")}
+
 
 def check_clean(code: Code, name: str) -> None:
     """Nothing spilled, nothing in local memory, no generic access, no float64."""
     assert code.stack == code.local == 0, name
-    forbidden = {op for op in code.instructions if re.match(r"LDL|STL|LD\.|ST\.|LD$|ST$|D(ADD|MUL|FMA|SETP)|F2F", op)}
+    forbidden = {op for op in code.instructions if re.match(r"LDL|STL|LD\.|ST\.|LD$|ST$|D(ADD|MUL|FMA|SETP)|F2F\b", op)}
     assert not forbidden, f"{name}: {forbidden}"
     assert not re.search(r"^\s+(?:@\S+\s+)?[a-z][\w.]*\.f64", code.ptx, re.MULTILINE), name
 
@@ -65,6 +72,44 @@ def test_ampere(config: ProductConfig, pass_name: str) -> None:
     check_clean(code, kernel.name)
     assert code.registers <= REGISTERS[config.TM * config.TN]
     assert count(code.instructions, r"LDGSTS\..*128") and count(code.instructions, r"LDS\.128")
+
+
+def check_tensor(config: TensorConfig, pass_name: str, vec: int, architecture: tuple[int, int]) -> Code:
+    """What holds of every tile on tensor cores, on every architecture."""
+    kernel = product_kernel(pass_name, config, vec)
+    code, (down, across) = read(kernel, architecture), config.fragments
+    check_clean(code, kernel.name)
+    assert code.registers <= config.most_registers, f"{kernel.name}: {code.registers} registers"
+    kind = r"HMMA\.16816\.F32\.BF16" if config.precision == "bf16x3" else r"HMMA\.1688\.F32\.TF32"
+    assert count(code.loop, kind) == count(code.loop, "HMMA") == HMMA[config.precision] * down * across
+    assert count(code.loop, r"LDS\.128") == count(code.loop, "LDS") == 2 * down + across
+    copies = (config.BM + config.BN) * config.BK // config.threads // vec
+    assert count(code.loop, r"LDGSTS\..*128" if vec == 2 else r"LDGSTS\.E\.64") == copies
+    assert count(code.loop, "LDG(?!STS|DEP)|STG|STS") == 0
+    sums = 4 * down * across
+    assert count(code.instructions, r"STG\.E\.128" if vec == 2 else r"STG\.E\.64") == sums // vec
+    return code
+
+
+@pytest.mark.parametrize("precision, pass_name", [
+    pytest.param(precision, name, marks=[] if (precision, name) in QUICK else [pytest.mark.slow])
+    for precision in STUDIED for name in FORMS
+])  # fmt: skip
+def test_tensor_tiles_of_the_study(precision: str, pass_name: str) -> None:
+    """No more registers and no longer a loop."""
+    title, registers, loop = STUDIED[precision]
+    config = next(config for config in TENSOR_TILES[precision] if str(config) == title)
+    code = check_tensor(config, pass_name, 2, (9, 0))
+    assert code.registers <= registers and len(code.loop) <= loop
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("config", TENSOR, ids=lambda config: f"{config.precision}-{config}")
+@pytest.mark.parametrize("pass_name", FORMS)
+@pytest.mark.parametrize("vec", [1, 2])
+@pytest.mark.parametrize("architecture", [(8, 0), (9, 0)], ids=["sm_80", "sm_90"])
+def test_every_tensor_tile(config: TensorConfig, pass_name: str, vec: int, architecture: tuple[int, int]) -> None:
+    check_tensor(config, pass_name, vec, architecture)
 
 
 @pytest.mark.parametrize("pass_name", FORMS)

@@ -96,12 +96,21 @@ def bf16_bits(x: float) -> int:
     """By definition: the nearest of the two neighbours, the even one of two as near."""
     bits = int(np.float32(x).view(np.uint32))
     low, rest = bits >> 16, bits & 0xFFFF
+    if math.isnan(x):
+        return 0x7FFF
     return low + (rest > 0x8000 or (rest == 0x8000 and low & 1))
 
 
 def tf32_bits(x: float) -> int:
     bits = int(np.float32(x).view(np.uint32))
     return (bits >> 13 << 13) + (0x2000 if bits >> 12 & 1 else 0)
+
+
+def bytes_chosen(low: int, high: int, select: int) -> int:
+    """Byte by byte, of a selector of four digits of which the first bit asks for the sign alone."""
+    eight = ((high & 0xFFFFFFFF) << 32 | low & 0xFFFFFFFF).to_bytes(8, "little")
+    digits = [select >> 4 * i & 15 for i in range(4)]
+    return int.from_bytes([(255 if eight[d & 7] > 127 else 0) if d > 7 else eight[d] for d in digits], "little")
 
 
 def move_parts(low: int, high: int) -> int:
@@ -177,6 +186,8 @@ CASES: list[tuple[str, str, str, Callable[..., Any]]] = [
     ("cvt.rmi.s64.f32 {d}, {0}", "f32", "s64", clamped(-(2**63), 2**63 - 1, math.floor)),
     ("cvt.rpi.u32.f32 {d}, {0}", "f32", "u32", clamped(0, 2**32 - 1, math.ceil)),
     ("cvt.rmi.f32.f32 {d}, {0}", "f32", "f32", real(np.floor)),
+    ("prmt.b32 {d}, {0}, {1}, {2}", "b32 b32 b32", "b32", bytes_chosen),
+    ("prmt.b32 {d}, {0}, {1}, 0xF610", "b32 b32", "b32", lambda a, b: bytes_chosen(a, b, 0xF610)),
     ("cvt.rna.tf32.f32 {d}, {0}", "f32", "b32", tf32_bits),
     ("cvt.rn.bf16x2.f32 {d}, {0}, {1}", "f32 f32", "b32", lambda a, b: bf16_bits(a) << 16 | bf16_bits(b)),
     ("copysign.f32 {d}, {0}, {1}", "f32 f32", "f32", lambda sign, a: math.copysign(a, sign)),
@@ -189,14 +200,14 @@ CASES: list[tuple[str, str, str, Callable[..., Any]]] = [
 
 @pytest.mark.parametrize("statement, sources, to, meaning", CASES, ids=[case[0].split(" ")[0] for case in CASES])
 def test_instruction(statement: str, sources: str, to: str, meaning: Callable[..., Any]) -> None:
-    """Bit for bit, but for which NaN; 0 divides nothing, of bf16 and tf32 NaN is not looked at."""
+    """Bit for bit, but for which NaN; 0 divides nothing, of tf32 NaN is not looked at."""
     kinds = sources.split()
     values = [edges(kind) for kind in kinds]
     if len(kinds) > 1 and kinds[1] != "pred":
         values[1] = RNG.permutation(values[1])
     if statement.startswith(("div", "rem")) and kinds[0] != "f32":
         values[1] = np.where(values[1] == 0, values[1].dtype.type(3), values[1])
-    if "bf16x2" in statement or "tf32" in statement:
+    if "tf32" in statement:
         values = [np.where(np.isnan(value), np.float32(1.2345), value) for value in values]
     got = execute(statement, kinds, to, values)
     with np.errstate(all="ignore"):

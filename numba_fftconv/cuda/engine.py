@@ -19,10 +19,12 @@ from ..errors import UnsupportedError
 from ..geometry import PlaneMap
 from ..integers import Size, area, bins
 from . import driver, fft2d, pointwise, product, simulator
+from .block_tile import BlockTile
 from .driver import At, Device, Launch
 from .memory import Memory
 from .planes import AxisMap, Epilogue, Planes, Strides
 from .schedule import Inverse, Multiply, Spectrum, Step, Transform
+from .tensor_tiles import SIMULATED_TENSOR_TILES, tiles_of
 from .tiles import SIMULATED_TILE, choose_tile
 from .toolchain import SIMULATED, Kernel
 
@@ -139,10 +141,18 @@ def _multiply(step: Multiply, device: Device) -> Iterator[Call]:
         return
     shape = product.Shape(rows, columns, depth, a.columns, b.columns, y.columns, step.groups, int(step.accumulate))
     on = whole * step.groups, device.multiprocessors, device.architecture
-    config = SIMULATED_TILE if SIMULATED else choose_tile(rows, columns, depth, *on)
-    kernel = product.product_kernel(step.pass_name, config, product.vector_width(step.pass_name, shape, pitches))
+    config = _tile(step.precision, (rows, columns, depth, *on))
+    vec = product.vector_width(step.pass_name, shape, pitches, step.precision)
+    kernel = product.product_kernel(step.pass_name, config, vec)
     for first, _, grid in product.launches(config, rows, columns, whole, step.groups):
         yield Call("multiply", kernel, grid, (_at(a, first), _at(b, first), _at(y, first), shape, pitches))
+
+
+def _tile(precision: str, problem: tuple[int, int, int, int, int, tuple[int, int]]) -> BlockTile:
+    """The tile of a product of so many rows, columns and steps, in so many bins, on a device."""
+    if SIMULATED:
+        return SIMULATED_TILE if precision == "fp32" else SIMULATED_TENSOR_TILES[precision]
+    return choose_tile(*problem, tiles_of(precision))
 
 
 # ---- running ---------------------------------------------------------------------------------------------------------

@@ -34,8 +34,12 @@ from numba import cuda, types
 from ..errors import UnsupportedError
 from ..gpus import GRID_LIMIT
 from ..integers import ceil_div
-from . import slab
-from .tiles import COMPLEX_BYTES, PAD, REGISTER_BUDGET, ProductConfig
+from .accumulators import load_tile, store_tile, zeros
+from .block_tile import COMPLEX_BYTES, BlockTile
+from .copies import commit, copies, copy_rounds, row_of_turn, wait
+from .ffma import ffma
+from .mma import mma
+from .tensor_tiles import TensorConfig
 from .toolchain import COMPLEXES, Kernel, device_function, namedtuple_type
 
 i32, u32, i64 = np.int32, np.uint32, np.int64  # Numba makes int64 of int32 + int32: cut back what a loop carries
@@ -91,75 +95,28 @@ def group_steps(pass_name: str, shape: Shape) -> tuple[int, int, int]:
     return a, b, y
 
 
-def vector_width(pass_name: str, shape: Shape, pitches: Pitches) -> int:
+def vector_width(pass_name: str, shape: Shape, pitches: Pitches, precision: str = "fp32") -> int:
     """Complex values that a copy may take at once: 2 where every pair along a row starts at 16 bytes and is whole.
 
-    The arrays themselves start at 16 bytes. Y counts only where a thread's columns are neighbours, stored in pairs.
+    The arrays themselves start at 16 bytes. Y counts only where a thread's columns are neighbours, stored in pairs:
+    across the contraction, and always on tensor cores.
     """
     form = FORMS[pass_name]
     run_a = shape.depth if form.a_kmajor else shape.rows
     run_b = shape.depth if form.b_kmajor else shape.columns
     steps = group_steps(pass_name, shape) if shape.groups > 1 else (0, 0, 0)
-    counted = 2 if form.b_kmajor else 3
+    counted = 2 if form.b_kmajor and precision == "fp32" else 3
     numbers = ((run_a, run_b, shape.columns), (shape.lda, shape.ldb, shape.ldy), pitches, steps)
     return 1 if any(n % 2 for of_each in numbers for n in of_each[:counted]) else 2
 
 
-class Copies(NamedTuple):
-    """How a block copies a tile of rows x run: `across` threads along a row, `down` rows in each of so many rounds."""
-
-    across: int
-    down: int
-    rounds: int
-
-
-def copies(rows: int, run: int, threads: int, vec: int) -> Copies:
-    across = run // vec
-    down = threads // across
-    return Copies(across, down, rows // down)
-
-
 @cache
-def _row_of_turn(kmajor: bool, run: int, down: int) -> Any:
-    """Which row a thread copies, as the device function of how many of a round's rows other threads copy before it.
-
-    Eight lanes that store 16 bytes each are served at once, if they meet all groups of four banks. They fill a row, or
-    two half as long: then rows 4 apart, since row r begins in group 5*r mod 8 (BK + 2 = 10 values), and rows 0 and 4 in
-    groups 0 and 4. So bits 0 and 2 of the row change places. Or they fill four rows of BK = 4: then rows 2 apart, which
-    begin in groups 0, 6, 4 and 2; the bits turn round by one.
-    """
-    if not kmajor or run * COMPLEX_BYTES >= 128 or down % 8:
-        return device_function(lambda turn: turn)
-    if run * COMPLEX_BYTES == 32:
-        return device_function(
-            lambda turn: (turn & i32(~7)) | ((turn & i32(3)) << i32(1)) | ((turn >> i32(2)) & i32(1))
-        )
-    return device_function(lambda turn: (turn & i32(~5)) | ((turn & i32(1)) << i32(2)) | ((turn >> i32(2)) & i32(1)))
-
-
-@device_function
-def _place(thread: Any, lanes_across: Any, warps_across: Any) -> Any:
-    """Column and row of a thread in its block: warps row by row, lanes of a warp along a Z-curve."""
-    bit_1 = (thread >> i32(1)) & i32(1)
-    if lanes_across == 8:  # lane bits 0, 2, 3 and 1, 4
-        x, y = i32((thread & i32(1)) | ((thread >> i32(1)) & i32(6))), i32(bit_1 | ((thread >> i32(3)) & i32(2)))
-    else:  # lane bits 0, 2 and 1, 3, 4
-        x, y = i32((thread & i32(1)) | ((thread >> i32(1)) & i32(2))), i32(bit_1 | ((thread >> i32(2)) & i32(6)))
-    warp = u32(thread) >> u32(5)
-    down = i32(32) // lanes_across
-    return i32(i32(warp % u32(warps_across)) * lanes_across + x), i32(i32(warp // u32(warps_across)) * down + y)
-
-
-@cache
-def product_kernel(pass_name: str, config: ProductConfig, vec: int) -> Kernel:
+def product_kernel(pass_name: str, config: BlockTile, vec: int) -> Kernel:
     """The kernel of a pass for a tile; vec complex values a copy, of which `vector_width` says how many may be."""
     form = FORMS[pass_name]
     A_KMAJOR, B_KMAJOR = form.a_kmajor, form.b_kmajor
     BM, BN, BK, STAGES = i32(config.BM), i32(config.BN), i32(config.BK), config.stages
-    ACROSS, DOWN = config.threads_across, config.threads_down
-    LANES, WARPS = i32(config.lanes_across), i32(ACROSS // config.lanes_across)
-    PITCH_A = i32(config.BK + PAD if A_KMAJOR else config.BM)
-    PITCH_B = i32(config.BK + PAD if B_KMAJOR else config.BN)
+    PITCH_A, PITCH_B = i32(config.pitch(config.BM, A_KMAJOR)), i32(config.pitch(config.BN, B_KMAJOR))
     size_a, size_b = config.shared_values(A_KMAJOR, B_KMAJOR)
     SIZE_A, SIZE = i32(size_a), i32(size_a + size_b)  # values of A, of a slab of both
     LAST = i32((STAGES - 1) * (size_a + size_b))  # start of the last slab
@@ -171,18 +128,15 @@ def product_kernel(pass_name: str, config: ProductConfig, vec: int) -> Kernel:
     across_a, down_a, rounds_a = copies(*tile_a, config.threads, vec)
     across_b, down_b, rounds_b = copies(*tile_b, config.threads, vec)
     ACROSS_A, ACROSS_B, VEC = u32(across_a), u32(across_b), u32(vec)
-    copy_a = slab.copy_rounds(vec, rounds_a, down_a, int(PITCH_A))
-    copy_b = slab.copy_rounds(vec, rounds_b, down_b, int(PITCH_B))
-    turned_a, turned_b = _row_of_turn(A_KMAJOR, config.BK, down_a), _row_of_turn(B_KMAJOR, config.BK, down_b)
-    lines, columns = (DOWN, not A_KMAJOR), (ACROSS, not B_KMAJOR)
-    zeros, wait = slab.zeros(config.TM, config.TN), slab.wait(STAGES - 2)
-    multiply = slab.slab(
-        config.TM, config.TN, config.BK, (int(PITCH_A), A_KMAJOR, DOWN), (int(PITCH_B), B_KMAJOR, ACROSS),
-        form.conj_a, form.conj_b,
-    )  # fmt: skip
-    old = slab.load_tile(config.TM, config.TN, lines, columns)
-    store = slab.store_tile(config.TM, config.TN, lines, columns, vec == 2)
-    commit = slab.commit
+    copy_a = copy_rounds(vec, rounds_a, down_a, int(PITCH_A))
+    copy_b = copy_rounds(vec, rounds_b, down_b, int(PITCH_B))
+    turned_a, turned_b = row_of_turn(int(PITCH_A), tile_a[1], down_a), row_of_turn(int(PITCH_B), tile_b[1], down_b)
+
+    signs = A_KMAJOR, B_KMAJOR, form.conj_a, form.conj_b
+    inner = mma(config, *signs) if isinstance(config, TensorConfig) else ffma(config, *signs)
+    place, multiply = inner.place, inner.multiply
+    clear, old = zeros(len(inner.rows) * len(inner.columns)), load_tile(inner.rows, inner.columns)
+    store, arrived = store_tile(inner.rows, inner.columns, vec == 2), wait(STAGES - 2)
 
     @device_function
     def fetch(s: Any, filling: Any, gA: Any, gB: Any, bases: Any, at: Any, shape: Any, own: Any, limits: Any) -> None:
@@ -229,12 +183,11 @@ def product_kernel(pass_name: str, config: ProductConfig, vec: int) -> Kernel:
         step_a = BK if A_KMAJOR else i32(BK * shape.lda)
         step_b = BK if B_KMAJOR else i32(BK * shape.ldb)
 
-        # Which elements of the block are this thread's.
-        tx, ty = _place(i32(thread), LANES, WARPS)
-        ia = i32(ty * PITCH_A) if A_KMAJOR else i32(ty * i32(2))
-        ib = i32(SIZE_A + (tx * PITCH_B if B_KMAJOR else tx * i32(2)))
-        m = i32(m_block + (ty if A_KMAJOR else ty * i32(2)))
-        n = i32(n_block + (tx if B_KMAJOR else tx * i32(2)))
+        # Which elements of the block are this thread's, and where it begins to read a slab.
+        of_a, of_b, step, of_m, of_n = place(i32(thread))
+        ia = i32(of_a * PITCH_A + step) if A_KMAJOR else i32(step * PITCH_A + of_a)
+        ib = i32(SIZE_A + (of_b * PITCH_B + step if B_KMAJOR else step * PITCH_B + of_b))
+        m, n = i32(m_block + of_m), i32(n_block + of_n)
 
         # Fill all slabs but one. A group is closed even when empty: `wait` counts groups.
         left = i32(shape.depth)  # steps not yet asked for
@@ -245,10 +198,10 @@ def product_kernel(pass_name: str, config: ProductConfig, vec: int) -> Kernel:
             at_a, at_b, left = i32(at_a + step_a), i32(at_b + step_b), i32(left - BK)
             filling = i32(filling + SIZE)
 
-        acc = old(gY, base_y, shape.ldy, m, n, shape.rows, shape.columns) if shape.accumulate != 0 else zeros()
+        acc = old(gY, base_y, shape.ldy, m, n, shape.rows, shape.columns) if shape.accumulate != 0 else clear()
         using = i32(0)
         while left > i32(-(STAGES - 1) * BK):
-            wait()
+            arrived()
             cuda.syncthreads()  # copies into `using` before it is read, its last reading before it is filled
             if left > i32(0):
                 fetch(s, filling, gA, gB, bases, (at_a, at_b), shape, own, (m_limit, n_limit, left))
@@ -260,8 +213,9 @@ def product_kernel(pass_name: str, config: ProductConfig, vec: int) -> Kernel:
 
         store(acc, gY, base_y, shape.ldy, m, n, shape.rows, shape.columns)
 
+    mode = "" if config.precision == "fp32" else f"{config.precision}_"
     return Kernel(
-        name=f"product_{config}_{pass_name}_v{vec}",
+        name=f"product_{mode}{config}_{pass_name}_v{vec}",
         function=product,
         signature=(
             COMPLEXES,
@@ -272,11 +226,11 @@ def product_kernel(pass_name: str, config: ProductConfig, vec: int) -> Kernel:
         ),
         threads=config.threads,
         shared_bytes=config.stages * (size_a + size_b) * COMPLEX_BYTES,
-        most_registers=REGISTER_BUDGET[config.TM * config.TN],
+        most_registers=config.most_registers,
     )
 
 
-def grid(config: ProductConfig, rows: int, columns: int, bins: int, groups: int = 1) -> tuple[int, int, int]:
+def grid(config: BlockTile, rows: int, columns: int, bins: int, groups: int = 1) -> tuple[int, int, int]:
     """Blocks of one launch over so many bins.
 
     >>> from numba_fftconv.cuda.tiles import TILES
@@ -287,7 +241,7 @@ def grid(config: ProductConfig, rows: int, columns: int, bins: int, groups: int 
 
 
 def launches(
-    config: ProductConfig, rows: int, columns: int, bins: int, groups: int = 1
+    config: BlockTile, rows: int, columns: int, bins: int, groups: int = 1
 ) -> Iterator[tuple[int, int, tuple[int, int, int]]]:
     """(first bin, bins, grid) of the launches that make up a product; pointers start first bin * pitch further on."""
     down = ceil_div(rows, config.BM)

@@ -7,7 +7,8 @@ its columns are channels. Of a pass, both operands and the result lie in the wor
 Where the workspace shall be small, a pass takes its windows in chunks: the weight is transformed once, forward and
 input_grad make a part of their result from each chunk, and weight_grad adds one chunk after the other to one spectrum,
 in order, from twice the sum so far, so that a chunk changes no bit. Two planes travel as one complex plane: a chunk has
-an even number of windows, so that no pair is parted.
+an even number of windows, so that no pair is parted. Tensor cores sum over eight windows at a time: where they do, a
+chunk of weight_grad has a multiple of eight.
 
 Arrays have the caller's names, and their gradients 'dx' and 'dw'.
 
@@ -79,6 +80,7 @@ class Multiply(NamedTuple):
     Kg: int
     groups: int
     accumulate: bool = False
+    precision: str = "fp32"
 
     @property
     def extents(self) -> tuple[int, int, int]:
@@ -108,6 +110,12 @@ class Work:
     C: int
     K: int
     groups: int
+    precision: str = "fp32"
+
+    @property
+    def granule(self) -> int:
+        """Windows that a chunk has a multiple of: a pair, or a slab of what a product sums over on tensor cores."""
+        return 8 if self.precision != "fp32" and self.pass_name == "weight_grad" else 2
 
     @property
     def Cg(self) -> int:
@@ -150,13 +158,14 @@ class Schedule:
 def schedules(work: Work) -> Iterator[Schedule]:
     """All windows at once where kernels can count them, then ever smaller chunks."""
     work.check()
-    most = min(MOST_WINDOWS, (MOST_PLANES - 1) // max(work.C, work.K)) & -2
-    chunk = min(work.windows, most)
+    granule = work.granule
+    most = min(MOST_WINDOWS, (MOST_PLANES - 1) // max(work.C, work.K)) // granule * granule
+    chunk = min(work.windows, max(2, most))
     while True:
         yield Schedule(max(1, chunk))
-        if chunk <= 2:
+        if chunk <= granule:
             return
-        chunk = round_up(ceil_div(chunk, 2), 2)
+        chunk = round_up(ceil_div(chunk, 2), granule)
 
 
 def workspace_bytes(work: Work, schedule: Schedule) -> int:
@@ -192,7 +201,7 @@ def steps(work: Work, schedule: Schedule, spectral: bool = False) -> Iterator[St
         x, y = inputs.some(windows), outputs.some(windows)
         a, result = (x, y) if forward else (y, x)
         yield Transform("input", "x", first, x) if forward else Transform("grad_output", "dy_halo", first, y)
-        yield Multiply(work.pass_name, a, weight, result, windows, *work.of_group)
+        yield Multiply(work.pass_name, a, weight, result, windows, *work.of_group, precision=work.precision)
         yield Inverse("output", "y", first, y) if forward else Inverse("dx", "dx", first, x)
 
 
@@ -204,7 +213,7 @@ def _weight_grad(work: Work, schedule: Schedule) -> Iterator[Step]:
         if windows:
             yield Transform("input", "x", first, x)
             yield Transform("grad_output", "y", first, dy)
-        yield Multiply("weight_grad", dy, x, weight, windows, *work.of_group, accumulate=first > 0)
+        yield Multiply("weight_grad", dy, x, weight, windows, *work.of_group, first > 0, work.precision)
     yield Inverse("dw", "w", 0, weight)
 
 
@@ -220,8 +229,8 @@ def both_gradients(work: Work, spectral: bool = False) -> Iterator[Step]:
     if not spectral:
         yield Transform("weight", "w", 0, weight)
     yield Transform("grad_output", "y", 0, dy)
-    yield Multiply("input_grad", dy, given, x, work.windows, *work.of_group)
+    yield Multiply("input_grad", dy, given, x, work.windows, *work.of_group, precision=work.precision)
     yield Inverse("dx", "dx", 0, x)
     yield Transform("input", "x", 0, x)
-    yield Multiply("weight_grad", dy, x, weight, work.windows, *work.of_group)
+    yield Multiply("weight_grad", dy, x, weight, work.windows, *work.of_group, precision=work.precision)
     yield Inverse("dw", "w", 0, weight)

@@ -13,15 +13,15 @@ sets the pace and padding must not; a shallow one for a depth of few steps; smal
 few.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 
-from ..gpus import GPUS, GRID_LIMIT, MULTIPROCESSORS, WARP, Gpu
+from ..gpus import GPUS, GRID_LIMIT, WARP, Gpu
 from ..integers import ceil_div
+from .block_tile import BLOCK_SHARED_BYTES, COMPLEX_BYTES, BlockTile
 from .occupancy import occupancy
 
-COMPLEX_BYTES = 8
-BLOCK_SHARED_BYTES = 48 * 1024  # of a block, without opting in to more
 PAD = 2  # complex values at the end of a row that lies along the contraction
 # The model of time, in clocks. Estimates, but for counts of instructions.
 FFMA_OF_A_MULTIPLY_ADD = 4
@@ -37,7 +37,7 @@ REGISTER_BUDGET = {64: 238, 32: 128, 16: 96, 8: 80, 4: 64}
 
 
 @dataclass(frozen=True)
-class ProductConfig:
+class ProductConfig(BlockTile):
     """Tile of a block, tile of a thread, depth of a slab, slabs in shared memory."""
 
     BM: int
@@ -46,6 +46,7 @@ class ProductConfig:
     TN: int
     BK: int
     stages: int
+    precision = "fp32"  # no field
 
     @property
     def threads_across(self) -> int:
@@ -64,30 +65,23 @@ class ProductConfig:
         """Width of a warp's rectangle of threads: 8 wide and 4 tall, or 4 wide and 8 tall."""
         return 8 if self.threads_across % 8 == 0 else 4
 
-    def shared_values(self, a_kmajor: bool, b_kmajor: bool) -> tuple[int, int]:
-        """Complex values that one slab of A and one of B take, padding included."""
-        a = self.BM * (self.BK + PAD) if a_kmajor else self.BK * self.BM
-        b = self.BN * (self.BK + PAD) if b_kmajor else self.BK * self.BN
-        return a, b
-
-    def shared_bytes(self, a_kmajor: bool = True, b_kmajor: bool = True) -> int:
-        """Shared memory of a block; most where both operands lie along the contraction, with padded rows."""
-        return self.stages * sum(self.shared_values(a_kmajor, b_kmajor)) * COMPLEX_BYTES
-
-    def copied_whole(self, extent: int) -> bool:
-        """Whether threads, 1 or 2 values each, copy a slab of that many rows or columns in whole rounds."""
-        shapes = [(rows, run // vec) for vec in (1, 2) for rows, run in ((extent, self.BK), (self.BK, extent))]
-        return all(self.threads % across == 0 and rows % (self.threads // across) == 0 for rows, across in shapes)
-
     @property
-    def resident(self) -> int:
-        """Blocks that a multiprocessor of sm_90 holds at once."""
-        registers = REGISTER_BUDGET[self.TM * self.TN]
-        return occupancy(MULTIPROCESSORS[9, 0], self.threads, registers, self.shared_bytes()).blocks
+    def most_registers(self) -> int:
+        return REGISTER_BUDGET[self.TM * self.TN]
 
-    def __str__(self) -> str:
-        """Its size; of a shallow one its depth too."""
-        return f"{self.BM}x{self.BN}" + (f"x{self.BK}" if self.BK < 8 else "")
+    def pitch(self, extent: int, kmajor: bool) -> int:
+        return self.BK + PAD if kmajor else extent
+
+    def slab_clocks(self, gpu: Gpu) -> float:
+        """Its instructions are issued, or its values given out of shared memory, whichever takes longer."""
+        warps, loads = self.threads // WARP, (self.TM + self.TN) * self.BK // 2
+        ffma = FFMA_OF_A_MULTIPLY_ADD * self.TM * self.TN * self.BK
+        copies = (self.BM + self.BN) * self.BK // (2 * self.threads)
+        others = loads + SLAB_INSTRUCTIONS + COPY_INSTRUCTIONS * copies
+        a_clock = gpu.multiprocessor.lanes // WARP  # instructions of a warp
+        return max(warps * (ffma + others) / a_clock, warps * loads * LOAD_CLOCKS)
+
+    __str__ = BlockTile.__str__
 
 
 TILES = (
@@ -130,20 +124,26 @@ def valid(config: ProductConfig) -> bool:
 
 
 def choose_tile(
-    rows: int, columns: int, depth: int, bins: int, multiprocessors: int = 132, architecture: tuple[int, int] = (9, 0)
-) -> ProductConfig:
-    """The tile that costs least for bins products (groups counted) of rows x depth by depth x columns.
+    rows: int,
+    columns: int,
+    depth: int,
+    bins: int,
+    multiprocessors: int = 132,
+    architecture: tuple[int, int] = (9, 0),
+    tiles: Sequence[BlockTile] = TILES,
+) -> BlockTile:
+    """The tile of some that costs least for bins products (groups counted) of rows x depth by depth x columns.
 
     >>> print(choose_tile(256, 512, 512, 2050), choose_tile(1, 256, 256, 546), choose_tile(64, 3, 1000, 546))
     128x128 8x64 64x8
     """
     problem = rows, columns, depth, bins, multiprocessors, architecture
-    launched = [config for config in TILES if ceil_div(rows, config.BM) <= GRID_LIMIT]
-    return min(launched or TILES, key=lambda config: cost(config, *problem))
+    launched = [config for config in tiles if ceil_div(rows, config.BM) <= GRID_LIMIT]
+    return min(launched or tiles, key=lambda config: cost(config, *problem))
 
 
 def cost(
-    config: ProductConfig,
+    config: BlockTile,
     rows: int,
     columns: int,
     depth: int,
@@ -161,7 +161,7 @@ def cost(
     down, across = ceil_div(rows, config.BM), ceil_div(columns, config.BN)
     blocks = ceil_div(down * across * bins, multiprocessors)
     resident = _resident(config, gpu)
-    of_slab, warps = _slab_clocks(config, gpu), config.threads // WARP
+    of_slab, warps = config.slab_clocks(gpu), config.threads // WARP
     idle = max(1.0, WARPS_TO_FILL / (min(blocks, resident) * warps))
     compute = blocks * slabs * of_slab * idle
     wait = ceil_div(blocks, resident) * (BLOCK_CLOCKS + slabs * SLAB_LATENCY / (config.stages - 1))
@@ -180,17 +180,6 @@ def _gpu(architecture: tuple[int, int]) -> Gpu:
 
 
 @cache
-def _resident(config: ProductConfig, gpu: Gpu) -> int:
-    registers = REGISTER_BUDGET[config.TM * config.TN]
-    return max(1, occupancy(gpu.multiprocessor, config.threads, registers, config.shared_bytes()).blocks)
-
-
-@cache
-def _slab_clocks(config: ProductConfig, gpu: Gpu) -> float:
-    """Clocks in which a multiprocessor issues a slab of one block, or gives it out of shared memory."""
-    warps, loads = config.threads // WARP, (config.TM + config.TN) * config.BK // 2
-    ffma = FFMA_OF_A_MULTIPLY_ADD * config.TM * config.TN * config.BK
-    copies = (config.BM + config.BN) * config.BK // (2 * config.threads)
-    others = loads + SLAB_INSTRUCTIONS + COPY_INSTRUCTIONS * copies
-    a_clock = gpu.multiprocessor.lanes // WARP  # instructions of a warp
-    return max(warps * (ffma + others) / a_clock, warps * loads * LOAD_CLOCKS)
+def _resident(config: BlockTile, gpu: Gpu) -> int:
+    held = occupancy(gpu.multiprocessor, config.threads, config.most_registers, config.shared_bytes())
+    return max(1, held.blocks)

@@ -265,3 +265,25 @@ def test_numbas_own_arrays_and_streams() -> None:
     assert_same(fetched(again.forward(cuda.to_device(a.x), cuda.to_device(a.w))), want["forward"], "a copied plan")
     times = plan.profile("weight_grad", cuda.to_device(a.x), cuda.to_device(a.dy))
     assert list(times) == ["transform x", "transform dy", "multiply", "inverse dw"] and min(times.values()) > 0
+
+
+# ---- precisions ------------------------------------------------------------------------------------------------------
+
+ERRORS = {"tf32x3": 1e-6, "bf16x3": 2e-5, "tf32": 2e-3}  # of the largest sample
+
+
+@pytest.mark.parametrize("precision", ERRORS)
+def test_precisions(precision: str) -> None:
+    """Near the definition and not nearer than they claim; a smaller workspace changes no bit."""
+    problem = Problem(2, 4, 9, 9, 3, 3, 3, padding=1, fft_size=6)
+    exact, got = passes(problem), passes(problem, precision=precision)
+    for name in PASSES:
+        error = abs(got[name] - exact[name]).max() / abs(exact[name]).max()
+        assert error < ERRORS[precision], f"{name}: {error:.1e}"
+        assert precision == "tf32x3" or error > ERRORS[precision] / 1000
+    work = plan_of(problem, precision=precision).choice.by_pass["weight_grad"].work
+    chunks = [way for way in schedules(work) if way.chunk < work.windows]
+    assert chunks and all(way.chunk % 8 == 0 for way in chunks)
+    limited = passes(problem, precision=precision, workspace_limit=workspace_bytes(work, chunks[-1]))
+    for name in PASSES:
+        assert_same(limited[name], got[name], name)

@@ -18,11 +18,13 @@ from product_problem import (
 from numba_fftconv.cuda import pointwise
 from numba_fftconv.cuda.product import FORMS, Pitches, launches, product_kernel
 from numba_fftconv.cuda.simulator import run
+from numba_fftconv.cuda.tensor_tiles import TENSOR_TILES, TensorConfig
 from numba_fftconv.cuda.tiles import TILES, ProductConfig
 
 pytestmark = pytest.mark.usefixtures("order")
 
 T64, T32 = TILES[3], TILES[5]
+TENSOR32 = {name: next(tile for tile in tiles if str(tile) == "32x32") for name, tiles in TENSOR_TILES.items()}
 
 
 @pytest.mark.parametrize("config", TILES, ids=str)
@@ -67,6 +69,36 @@ def test_sums_go_on(pass_name: str, config: ProductConfig) -> None:
 def test_a_depth_in_chunks_has_the_same_bits(cuts: tuple[int, int]) -> None:
     """Wherever they are cut."""
     check_chunks(run, T32, cuts)
+
+
+@pytest.mark.parametrize(
+    "config", [tiles[0] for tiles in TENSOR_TILES.values()], ids=lambda config: f"{config.precision}-{config}"
+)
+@pytest.mark.parametrize("pass_name", FORMS)
+def test_large_tensor_tiles(pass_name: str, config: TensorConfig) -> None:
+    check_product(run, Problem(pass_name, config.BM - 2, config.BN + 2, 34, gap=2), config)
+
+
+@pytest.mark.parametrize("config", TENSOR32.values(), ids=TENSOR32)
+@pytest.mark.parametrize("pass_name", FORMS)
+@pytest.mark.parametrize("rows, columns, depth", [(1, 1, 1), (2, 34, 8), (33, 1, 17), (31, 33, 9)])
+def test_ragged_on_tensor_cores(pass_name: str, config: TensorConfig, rows: int, columns: int, depth: int) -> None:
+    check_product(run, Problem(pass_name, rows, columns, depth, 2, 2, gap=3, accumulate=depth == 9), config)
+
+
+@pytest.mark.parametrize("config", TENSOR32.values(), ids=TENSOR32)
+def test_a_depth_cut_between_slabs_has_the_same_bits(config: TensorConfig) -> None:
+    """At multiples of 8 steps, as the schedule cuts it."""
+    check_chunks(run, config, (16, 24))
+
+
+@pytest.mark.parametrize("precision", TENSOR_TILES)
+def test_tensor_tiles_agree_bit_by_bit(precision: str) -> None:
+    problem = Problem("forward", 12, 14, 34)
+    arrays = problem.arrays()
+    results = [multiply(run, problem, config, arrays, vec) for config in TENSOR_TILES[precision] for vec in (1, 2)]
+    for result in results[1:]:
+        np.testing.assert_array_equal(results[0].view(np.uint64), result.view(np.uint64))
 
 
 def test_tiles_agree_bit_by_bit() -> None:

@@ -107,6 +107,18 @@ def _insert_field(block: Registers, instruction: Instruction) -> np.ndarray:
     return whole & ~(ones << first) | (part & ones) << first
 
 
+def _permute(block: Registers, instruction: Instruction) -> np.ndarray:
+    """Any four of the eight bytes of two numbers; of one whose selector has its bit 3 set, the sign alone."""
+    low, high, select = (block.read(name, np.uint32).astype(np.uint64) for name in instruction.operands[1:4])
+    eight, result = low | high << np.uint64(32), np.zeros_like(low)
+    for i in range(4):
+        chosen = select >> np.uint64(4 * i) & np.uint64(15)
+        byte = eight >> (chosen & np.uint64(7)) * np.uint64(8) & np.uint64(0xFF)
+        sign = np.where(byte & np.uint64(0x80), np.uint64(0xFF), np.uint64(0))
+        result |= np.where(chosen & np.uint64(8), sign, byte) << np.uint64(8 * i)
+    return result.astype(np.uint32)
+
+
 # ---- comparisons, choices, conversions -------------------------------------------------------------------------------
 
 COMPARE: dict[str, Callable[..., Any]] = {
@@ -155,9 +167,10 @@ def _convert(block: Registers, instruction: Instruction) -> np.ndarray:
 
 
 def _bf16(x: np.ndarray) -> np.ndarray:
-    """The upper half of float32, to nearest, ties to even."""
+    """The upper half of float32, to nearest, ties to even; every NaN is one."""
     bits = x.view(np.uint32).astype(np.uint64)
-    return (bits + np.uint64(0x7FFF) + (bits >> np.uint64(16) & np.uint64(1)) >> np.uint64(16)).astype(np.uint32)
+    near = (bits + np.uint64(0x7FFF) + (bits >> np.uint64(16) & np.uint64(1)) >> np.uint64(16)).astype(np.uint32)
+    return np.where(np.isnan(x), np.uint32(0x7FFF), near)
 
 
 def _move(block: Registers, instruction: Instruction) -> Values:
@@ -175,6 +188,11 @@ def _move(block: Registers, instruction: Instruction) -> Values:
 
 
 # ---- matrices --------------------------------------------------------------------------------------------------------
+
+
+def sum_of_mma(exact: np.ndarray) -> np.ndarray:
+    """The float32 nearest to a sum; tensor cores are reported to round it towards zero (tests put that in place)."""
+    return exact.astype(np.float32)
 
 
 def _mma(block: Registers, instruction: Instruction) -> list[np.ndarray]:
@@ -201,7 +219,7 @@ def _mma(block: Registers, instruction: Instruction) -> list[np.ndarray]:
     places = [(row + i // 2 * 8, 2 * column + i % 2) for i in range(4)]
     for name, place in zip(c, places, strict=True):
         C[:, *place] = block.read(name, np.float32).reshape(-1, WARP)
-    D = (A @ B + C).astype(np.float32)
+    D = sum_of_mma(A @ B + C)
     return [D[:, *place].reshape(-1) for place in places]
 
 
@@ -243,6 +261,7 @@ TABLE: dict[str, Row] = {
     "shl": _row("", _shift(left=True)),
     "shr": _row("", _shift(left=False)),
     "bfi": _row("", _insert_field),
+    "prmt": _row("", _permute),
     "setp": _row(" ".join([*COMPARE, *COMBINE]), _compare),
     "selp": _row("", _choose),
     "copysign": _row("", _plain(lambda sign, x: np.copysign(x, sign))),
