@@ -5,7 +5,8 @@
     python perf/machine_code.py --markdown --json figures.json   the condensed tables of WORKLOG.md besides, and a file
 
 Transforms are those that the engine runs, with as many planes a block as the shared memory of the architecture holds;
-products are of every tile, pass and width of copies. `ffma` is the share of FFMA in the innermost loop of a product.
+products are of every tile, pass and width of copies, in every precision. `ffma` and `hmma` are the shares of FFMA and
+of HMMA, what tensor cores do, in the innermost loop of a product.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from numba_fftconv.cuda.machine_code import CLASSES, count, read
 from numba_fftconv.cuda.pointwise import pointwise_kernel
 from numba_fftconv.cuda.product import FORMS, product_kernel
 from numba_fftconv.cuda.sums import sum_kernel
+from numba_fftconv.cuda.tensor_tiles import TENSOR_TILES
 from numba_fftconv.cuda.tiles import TILES
 from numba_fftconv.cuda.toolchain import Kernel
 from numba_fftconv.gpus import MULTIPROCESSORS
@@ -34,15 +36,19 @@ from numba_fftconv.options import CODELET_SIZES
 
 MOST_SHARED = {sm: MULTIPROCESSORS[divmod(sm, 10)].block_shared for sm in (90, 80)}  # bytes that a block may have
 PROCESSES = 2
+TENSOR = [config for of_one in TENSOR_TILES.values() for config in of_one]
 # What the design expected on sm_90: registers of transform and inverse by T; of a tile, registers, loop, share of FFMA.
 DESIGNED = {8: "32 / 31", 16: "48 / 50", 32: "80 / 80", 64: "156 / 152"}
-DESIGNED_TILES = {"128x64": "128, 1141, 89.7%", "64x64": "128, 1154, 88.7%"}
+DESIGNED_TILES = {
+    "128x64": "128, 1141, 89.7%", "64x64": "128, 1154, 88.7%", "tf32x3_64x64": "126, 229, 21.0%",
+    "bf16x3_128x64": "128, 249, 19.3%", "tf32_128x64": "120, 159, 20.1%",
+}  # fmt: skip
 COMPILERS = ("numba-cuda", "nvidia-nvvm", "nvidia-nvjitlink")
 
 
 @dataclass(frozen=True)
 class Figures:
-    """One row of the table; `loop` counts the instructions of a product's innermost loop, `ffma` its FFMA."""
+    """One row of the table; `loop` counts the instructions of a product's innermost loop, then its FFMA and HMMA."""
 
     sm: int
     kernel: str
@@ -56,11 +62,12 @@ class Figures:
     total: int
     loop: int
     ffma: int
+    hmma: int
 
     def cells(self) -> list[str]:
-        """The row as text, the last two figures as a share."""
-        share = f"{self.ffma / self.loop:.1%}" if self.loop else ""
-        return [*(str(value) for value in list(asdict(self).values())[:-1]), share]
+        """The row as text, the last two figures as shares of the loop."""
+        shares = [f"{part / self.loop:.1%}" if part else "" for part in (self.ffma, self.hmma)]
+        return [*(str(value) for value in list(asdict(self).values())[:-2]), *shares]
 
 
 def kernels(sm: int) -> dict[str, Kernel]:
@@ -70,6 +77,7 @@ def kernels(sm: int) -> dict[str, Kernel]:
         B = fft2d.tile_planes((T, T), MOST_SHARED[sm])
         found += [fft2d.transform_kernel((T, T), B), fft2d.inverse_kernel((T, T), B)]
     found += [product_kernel(name, config, vec) for config in TILES for name in FORMS for vec in (1, 2)]
+    found += [product_kernel(name, config, vec) for config in TENSOR for name in FORMS for vec in (1, 2)]
     found += [*(pointwise_kernel(name) for name in FORMS), sum_kernel()]
     return {kernel.name: kernel for kernel in found}
 
@@ -83,7 +91,7 @@ def figures(sm: int, name: str) -> Figures:
     loop = code.loop if name.startswith("product") else []
     return Figures(
         sm, name, kernel.threads, code.registers, code.stack, code.local, kernel.shared_bytes, fp, integer,
-        len(code.instructions), len(loop), count(loop, "FFMA"),
+        len(code.instructions), len(loop), count(loop, "FFMA"), count(loop, "HMMA"),
     )  # fmt: skip
 
 
@@ -124,13 +132,13 @@ def markdown(rows: list[Figures]) -> str:
                 cells.insert(1, DESIGNED.get(T, "") if sm == 90 else "")
                 shape = f"{T}, {B} | {both[0].threads} | {both[0].shared}"
                 lines.append(f"| {sm} | {shape} | " + " | ".join(cells) + " |")
-    lines += ["", "| sm | product | threads | registers | loop | FFMA of it | designed |", "|---" * 7 + "|"]
+    lines += ["", "| sm | product | threads | registers | loop | FFMA or HMMA of it | designed |", "|---" * 7 + "|"]
     for sm in MOST_SHARED:
-        for title in (*map(str, TILES), "pointwise"):
+        for title in (*map(str, TILES), *(f"{config.precision}_{config}" for config in TENSOR), "pointwise"):
             tile = [row for row in rows if row.sm == sm and row.kernel.startswith(f"product_{title}_")]
             if tile:
                 cells = [str(tile[0].threads), span(row.registers for row in tile), span(row.loop for row in tile)]
-                shares = sorted(row.ffma / row.loop for row in tile)
+                shares = sorted((row.ffma + row.hmma) / row.loop for row in tile)
                 cells += [f"{shares[0]:.1%} to {shares[-1]:.1%}", DESIGNED_TILES.get(title, "") if sm == 90 else ""]
                 lines.append(f"| {sm} | {title} | " + " | ".join(cells) + " |")
     return "\n".join(lines)

@@ -23,10 +23,12 @@ from numba_fftconv.cuda import call as cuda_call
 from numba_fftconv.cuda import cubins, driver, fft2d
 from numba_fftconv.cuda.driver import UNASKED_SHARED_BYTES, At, Launch
 from numba_fftconv.cuda.product import FORMS, product_kernel
+from numba_fftconv.cuda.tensor_tiles import TENSOR_TILES
 from numba_fftconv.cuda.tiles import TILES
 from numba_fftconv.cuda.toolchain import Kernel
 from numba_fftconv.options import CODELET_SIZES
 
+TENSOR = [tile for tiles in TENSOR_TILES.values() for tile in tiles]
 DRAWN = (8, 12, 16, 64)  # transform lengths of drawn layers
 SCOPE = Scope(fft_sizes=(8, 8, 12, 16, 16, 64))
 pytestmark = NEEDED
@@ -151,6 +153,30 @@ def test_every_tile(pass_name: str, config: Any, odd: int) -> None:
     problem = product_problem.Problem(pass_name, rows, columns, depth, bins=3, groups=2, gap=2)
     for accumulate in (False, True):
         product_problem.check_product(launch, replace(problem, accumulate=accumulate), config)
+
+
+@pytest.mark.parametrize("config", TENSOR, ids=lambda config: f"{config.precision}-{config}")
+@pytest.mark.parametrize("pass_name", FORMS)
+@pytest.mark.parametrize("odd", [0, 1], ids=["even", "odd"])
+def test_every_tensor_tile(pass_name: str, config: Any, odd: int) -> None:
+    """The same on tensor cores; how they round is for the test of accuracy."""
+    test_every_tile(pass_name, config, odd)
+
+
+@pytest.mark.parametrize("precision", TENSOR_TILES)
+def test_sums_of_tensor_cores(precision: str) -> None:
+    """Deep sums: the error of tf32x3 is at most that of fp32, and no precision loses more with the depth."""
+    errors = {}
+    for depth in (64, 4096):
+        problem = product_problem.Problem("forward", 64, 64, depth)
+        arrays = problem.arrays()
+        exact, _ = problem.expected(*arrays)
+        for config in (TENSOR_TILES[precision][0], TILES[3]):
+            got = product_problem.multiply(launch, problem, config, arrays).reshape(exact.shape)
+            errors[config.precision, depth] = np.linalg.norm(got - exact) / np.linalg.norm(exact)
+        if precision == "tf32x3":
+            assert errors[precision, depth] <= errors["fp32", depth]
+    assert errors[precision, 4096] <= {"tf32x3": 6e-7, "bf16x3": 6e-6, "tf32": 4e-4}[precision]
 
 
 @pytest.mark.parametrize("pass_name", FORMS)

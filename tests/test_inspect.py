@@ -17,6 +17,7 @@ from numba_fftconv import plan_conv2d
 from numba_fftconv.__main__ import main
 from numba_fftconv.cuda import machine_code
 from numba_fftconv.cuda.pointwise import pointwise_kernel
+from numba_fftconv.cuda.tensor_tiles import TENSOR_TILES, flops
 from numba_fftconv.cuda.tiles import TILES
 from numba_fftconv.gpus import find_gpu
 from numba_fftconv.inspect import custom, library, page
@@ -103,6 +104,21 @@ def test_product(product: Report) -> None:
     assert sum(product.mix.values()) == len(product.code.instructions)
     share = product.loop_mix["FFMA"] / len(product.code.loop)
     assert 0.85 < share == product.issue_share < 1
+
+
+def test_product_on_tensor_cores() -> None:
+    """Its roof is that of its precision, by the model of tensor_tiles.py."""
+    found = of_library("product", precision="tf32x3")
+    config = TENSOR_TILES["tf32x3"][0]
+    assert found.kernel == "product_tf32x3_64x64_forward_v2" and found.threads == config.threads == 256
+    assert found.loop_mix["tensor"] == 48 and found.loop_mix["FFMA"] == 0 and found.issue_share is None
+    assert found.shared == config.shared_bytes(True, True) and found.occupancy.blocks == 2
+    assert found.banks is not None and {of.ratio for of in found.banks.values()} == {1.0}
+    roof, said = found.roofline, text(found)
+    assert roof is not None and roof.peak == flops("tf32x3", H200) > H200.flops
+    assert roof.seconds == pytest.approx(roof.cost.flops / roof.peak) and roof.bound == "compute"
+    assert "on tensor cores, tf32x3" in said and "102 TFLOP/s that a model has of tf32x3" in said
+    assert found.as_dict()["roofline"]["precision"] == "tf32x3"
 
 
 def test_product_is_bound_by_computing(product: Report) -> None:
@@ -254,8 +270,11 @@ WRONG = [
     (["mine:double", "--signature", "float32[::1]", "--shared", "-1"], "shared is -1: it must be bytes, 0 or more"),
     (["product", "--arch", "sm_75"], "arch is 'sm_75': it must be one of sm_80 (A100), sm_86 (A40), sm_89 (L40S), sm_"),
     (["product", "--gpu", "K80"], "gpu is 'K80': it must be one of H200, H100, A100, A40, L40S, RTX 4090"),
-    (["product", "--tile", "65x64"], "tile is '65x64': it must be one of 128x128, 128x64"),
+    (["product", "--tile", "65x64"], "tile is '65x64': for fp32 it must be one of 128x128, 128x64"),
     (["product", "--pass", "back"], "'back': it must be one of forward, input_grad, weight_grad"),
+    (["product", "--precision", "tf32x3", "--tile", "128x64"], "for tf32x3 it must be one of 64x64, 32x32"),
+    (["product", "--precision", "fp16"], "precision is 'fp16': for float32 it must be None or one of fp32, tf32x3"),
+    (["transform", "--precision", "tf32"], "--precision is for product, not for transform"),
     (["product", "--vec", "4"], "vec is 4: it must be 1 or 2"),
     (["product", "--planes", "4"], "--planes is for transform and inverse, not for product"),
     (["product", "--launch", "3"], "--launch is for a kernel of your own, not for product"),

@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from numba_fftconv.cuda import pointwise
+from numba_fftconv.cuda import pointwise, tensor_tiles
 from numba_fftconv.cuda.product import Pitches, Shape, grid, group_steps, launches, vector_width
+from numba_fftconv.cuda.tensor_tiles import TENSOR_TILES
 from numba_fftconv.cuda.tiles import BLOCK_SHARED_BYTES, TILES, choose_tile, cost, valid
 from numba_fftconv.errors import UnsupportedError
 from numba_fftconv.gpus import GRID_LIMIT, find_gpu
@@ -19,6 +20,32 @@ EXTENT = st.integers(1, 3000)
 def test_every_tile_of_the_table_is_valid() -> None:
     assert [config for config in TILES if valid(config)] == list(TILES)
     assert len(set(TILES)) == len(set(map(str, TILES))) == len(TILES)
+
+
+@pytest.mark.parametrize("precision", TENSOR_TILES)
+def test_tensor_tiles(precision: str) -> None:
+    """All valid, told apart by their size; ragged edges take a small one; a multiprocessor holds 8 warps or more."""
+    tiles = TENSOR_TILES[precision]
+    assert all(map(tensor_tiles.valid, tiles)) and {tile.precision for tile in tiles} == {precision}
+    assert len(set(tiles)) == len(set(map(str, tiles))) == len(tiles)
+    assert all(tile.resident * tile.threads // 32 >= 8 for tile in tiles)
+    chosen = {
+        problem: str(choose_tile(*problem, 132, (9, 0), tiles))
+        for problem in ((512, 512, 512, 514), (1, 256, 256, 546), (256, 3, 1000, 546), (20, 24, 64, 2050))
+    }
+    assert chosen[512, 512, 512, 514] in ("128x64", "64x64")
+    assert list(chosen.values())[1:] == ["16x64", "64x16", "32x32"]
+
+
+@pytest.mark.parametrize("change", [
+    {"WM": 24}, {"WN": 8}, {"BM": 80}, {"BN": 40}, {"BK": 16}, {"stages": 1}, {"stages": 7}, {"BM": 16, "BN": 16},
+    {"BM": 1024, "BN": 128},
+], ids=str)  # fmt: skip
+def test_invalid_tensor_tiles(change: dict[str, int]) -> None:
+    """Fragments or warps that do not tile, another slab, no pipeline, too much memory, idle threads, too many."""
+    tile = TENSOR_TILES["tf32x3"][0]
+    assert tensor_tiles.valid(tile)
+    assert not tensor_tiles.valid(dataclasses.replace(tile, **change))
 
 
 @pytest.mark.parametrize(
@@ -160,6 +187,7 @@ def test_vector_width(pass_name: str) -> None:
     assert all(vector_width(pass_name, even._replace(**{ld: 13}), pitches) == 1 for ld in ("lda", "ldb"))
     for odd in ({"ldy": 13}, {"columns": 7}):
         assert vector_width(pass_name, even._replace(**odd), pitches) == (2 if pass_name == "forward" else 1)
+        assert vector_width(pass_name, even._replace(**odd), pitches, "tf32") == 1  # stores of pairs in every pass
     assert vector_width(pass_name, even._replace(rows=5), pitches) == (1 if pass_name == "weight_grad" else 2)
     assert vector_width(pass_name, even._replace(depth=5), pitches) == (2 if pass_name == "weight_grad" else 1)
 

@@ -33,6 +33,11 @@ class BlockTile:
         """That a thread may take; the compiler is held to it."""
         raise NotImplementedError
 
+    @property
+    def own(self) -> str:
+        """What a thread or a warp computes, in words."""
+        raise NotImplementedError
+
     def pitch(self, extent: int, kmajor: bool) -> int:
         """Complex values from a row of a slab to the next, of an operand with so many rows or columns a block."""
         raise NotImplementedError

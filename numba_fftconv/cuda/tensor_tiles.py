@@ -79,6 +79,10 @@ class TensorConfig(BlockTile):
         issued = hmma + other.fragment * (down + across / 2) + other.sums * down * across + OF_A_SLAB
         return max(HMMA_CLOCKS[gpu.architecture] * hmma, issued) * self.threads / WARP / SCHEDULERS
 
+    @property
+    def own(self) -> str:
+        return f"a warp of {self.WM}x{self.WN} on tensor cores, {self.precision}"
+
     def pitch(self, extent: int, kmajor: bool) -> int:
         return STEPS if kmajor else extent + 2
 

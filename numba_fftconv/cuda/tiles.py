@@ -69,6 +69,10 @@ class ProductConfig(BlockTile):
     def most_registers(self) -> int:
         return REGISTER_BUDGET[self.TM * self.TN]
 
+    @property
+    def own(self) -> str:
+        return f"a thread of {self.TM}x{self.TN}"
+
     def pitch(self, extent: int, kmajor: bool) -> int:
         return self.BK + PAD if kmajor else extent
 

@@ -3,6 +3,7 @@
 For example:
 
     python -m numba_fftconv inspect product --tile 128x64 --pass weight_grad --arch sm_80
+    python -m numba_fftconv inspect product --precision tf32x3
     python -m numba_fftconv inspect transform --fft-size 64 --sass
     python -m numba_fftconv inspect mine:scale --signature "float32[::1], float32" --launch "zeros(4096) 0.5"
 """
@@ -20,7 +21,7 @@ LIBRARY = ("product", "transform", "inverse")
 # Options that are not for every kernel: for which, where 'custom' stands for those of the caller.
 FOR = {
     "fft_size": LIBRARY, "channels": LIBRARY, "planes": LIBRARY[1:],
-    "pass_name": LIBRARY[:1], "tile": LIBRARY[:1], "vec": LIBRARY[:1],
+    "pass_name": LIBRARY[:1], "tile": LIBRARY[:1], "vec": LIBRARY[:1], "precision": LIBRARY[:1],
     "signature": ("custom",), "threads": ("custom",), "shared": ("custom",), "launch": ("custom",), "grid": ("custom",),
 }  # fmt: skip
 MOST_THREADS, MOST_BLOCKS = 1024, 2**31
@@ -49,6 +50,7 @@ def add_to(commands: Any) -> None:
     ours.add_argument("--planes", type=int, metavar="B", help="planes a block (default: as the library takes them)")
     ours.add_argument("--pass", dest="pass_name", help="forward, input_grad or weight_grad (default: forward)")
     ours.add_argument("--tile", help="block tile of the product (default: 64x64)")
+    ours.add_argument("--precision", help="of the product: fp32, tf32x3, bf16x3 or tf32 (default: fp32)")
     ours.add_argument("--vec", type=int, help="complex values a copy of the product: 1 or 2 (default: 2)")
     yours = command.add_argument_group("kernels of your own")
     yours.add_argument("--signature", metavar="TYPES", help='in Numba\'s syntax: "float32[::1], int32"')

@@ -13,18 +13,19 @@ import numpy as np
 from .. import tuning
 from ..cuda import fft2d, product
 from ..cuda.planes import AxisMap, Epilogue, Planes, Strides
-from ..cuda.tiles import TILES
+from ..cuda.tensor_tiles import tiles_of
 from ..errors import InvalidOptionError
 from ..geometry import ConvGeometry
 from ..gpus import Gpu
 from ..integers import bins
 from ..options import CODELET_SIZES
+from ..options import precision as precision_of
 from ..passes import named
 from .report import Cost, Launch, Subject
 
 IMAGES, TAPS, AROUND = 128, 3, 1
 SIZES = tuple(T for T in CODELET_SIZES if T >= 6)  # whose planes fill more than a half of T, as the kernels expect
-FFT_SIZE, CHANNELS, TILE, VEC, PASS = 32, 64, "64x64", 2, "forward"
+FFT_SIZE, CHANNELS, TILE, VEC, PASS, PRECISION = 32, 64, "64x64", 2, "forward", "fp32"
 MOST_CHANNELS = 4096
 PLANES = (2, 4, 8, 16, 32)
 
@@ -38,6 +39,7 @@ class Choices(NamedTuple):
     pass_name: str = PASS
     tile: str = TILE
     vec: int = VEC
+    precision: str = PRECISION
 
 
 def subject(name: str, choices: Choices, gpu: Gpu) -> Subject:
@@ -56,16 +58,17 @@ def cost(name: str, choices: Choices) -> Cost:
     geometry = ConvGeometry.from_arguments((IMAGES, C, side, side), (C, C, TAPS, TAPS), padding=AROUND)
     stage = {"transform": 0, "product": 2, "inverse": 3}[name]
     found = tuning.stages(geometry, "float32", (T, T), row)[stage]
-    return Cost(found.flops, found.bytes, f"{found.name}: {found.shape}")
+    return Cost(found.flops, found.bytes, f"{found.name}: {found.shape}", choices.precision)
 
 
 # ---- the multiply stage ----------------------------------------------------------------------------------------------
 
 
 def _product(choices: Choices, gpu: Gpu) -> Subject:
-    tiles = {str(config): config for config in TILES}
+    tiles = {str(config): config for config in tiles_of(precision_of(choices.precision, "float32"))}
     if choices.tile not in tiles:
-        raise InvalidOptionError(f"tile is {choices.tile!r}: it must be one of {', '.join(tiles)}")
+        known = ", ".join(tiles)
+        raise InvalidOptionError(f"tile is {choices.tile!r}: for {choices.precision} it must be one of {known}")
     if choices.vec not in (1, 2):
         raise InvalidOptionError(f"vec is {choices.vec}: it must be 1 or 2 complex values a copy")
     config, row = tiles[choices.tile], named(choices.pass_name)
@@ -78,7 +81,7 @@ def _product(choices: Choices, gpu: Gpu) -> Subject:
     arguments = *arrays, shape, product.Pitches(*(x.size for x in arrays))
     about = (
         f"multiply stage, {row.name}: a block of {config} from slabs of {config.BK}, {config.stages} in shared memory,"
-        f" a thread of {config.TM}x{config.TN}, copies of {8 * choices.vec} bytes"
+        f" {config.own}, copies of {8 * choices.vec} bytes"
     )
     return Subject(kernel, about, _launch(kernel.threads, arguments), cost("product", choices))
 

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..cuda import machine_code, ptx_machine
+from ..cuda import machine_code, ptx_machine, tensor_tiles
 from ..cuda.banks import Banks, Lines
 from ..cuda.counts import Counts
 from ..cuda.machine_code import Code
@@ -37,6 +37,7 @@ class Cost(NamedTuple):
     flops: int
     bytes: int
     problem: str
+    precision: str = "fp32"  # of the arithmetic
 
 
 class Launch(NamedTuple):
@@ -65,23 +66,34 @@ class Roofline:
     cost: Cost
 
     @property
+    def peak(self) -> float:
+        """Flops a second that its precision allows: of float32, or what a model has of mma.sync."""
+        on_tensor_cores = self.cost.precision in tensor_tiles.TENSOR_TILES
+        return tensor_tiles.flops(self.cost.precision, self.gpu) if on_tensor_cores else self.gpu.flops
+
+    @property
+    def ridge(self) -> float:
+        """Flops a byte at which computing takes as long as moving."""
+        return self.peak / self.gpu.bandwidth
+
+    @property
     def intensity(self) -> float:
         """Flops a byte."""
         return self.cost.flops / max(1, self.cost.bytes)
 
     @property
     def bound(self) -> str:
-        return "compute" if self.intensity > self.gpu.ridge else "memory"
+        return "compute" if self.intensity > self.ridge else "memory"
 
     @property
     def seconds(self) -> float:
         """The least that the launch takes."""
-        return max(self.cost.flops / self.gpu.flops, self.cost.bytes / self.gpu.bandwidth)
+        return max(self.cost.flops / self.peak, self.cost.bytes / self.gpu.bandwidth)
 
     @property
     def share_of_peak(self) -> float:
-        """Of the float32 peak, at most."""
-        return self.cost.flops / self.seconds / self.gpu.flops if self.cost.flops else 0.0
+        """At most."""
+        return self.cost.flops / self.seconds / self.peak if self.cost.flops else 0.0
 
 
 @dataclass(frozen=True)
@@ -158,7 +170,8 @@ class Report:
             "block_bytes": None if self.memory is None else asdict(self.memory),
             "roofline": None if roof is None else {
                 "problem": roof.cost.problem, "flops": roof.cost.flops, "bytes": roof.cost.bytes,
-                "flops_per_byte": roof.intensity, "ridge_flops_per_byte": roof.gpu.ridge, "bound": roof.bound,
+                "precision": roof.cost.precision, "peak_flops": roof.peak,
+                "flops_per_byte": roof.intensity, "ridge_flops_per_byte": roof.ridge, "bound": roof.bound,
                 "least_seconds": roof.seconds, "share_of_peak": roof.share_of_peak,
             },
             "missing": self.missing or None,

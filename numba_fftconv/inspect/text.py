@@ -3,8 +3,9 @@
 from collections.abc import Iterator
 
 from ..cuda.banks import by_kind
+from ..cuda.tensor_tiles import TENSOR_TILES
 from ..gpus import sm
-from .report import Report
+from .report import Report, Roofline
 
 INDENT = "  "
 LABEL = 17
@@ -93,12 +94,19 @@ def _roofline(report: Report) -> Iterator[str]:
     cost, gpu = roof.cost, roof.gpu
     yield _row("roofline", cost.problem)
     yield _row("", f"{scaled(cost.flops)}FLOP, {scaled(cost.bytes)}B: {roof.intensity:.3g} FLOP/B;"
-               f" the ridge of {gpu.name} is at {gpu.ridge:.3g} FLOP/B")  # fmt: skip
+               f" the ridge of {gpu.name} is at {roof.ridge:.3g} FLOP/B")  # fmt: skip
     what = "computing" if roof.bound == "compute" else "moving data"
-    limits = f"at least {scaled(roof.seconds)}s, at most {roof.share_of_peak:.0%} of the float32 peak"
+    limits = f"at least {scaled(roof.seconds)}s, at most {roof.share_of_peak:.0%} of the {_peak(roof)}"
     yield _row("", f"bound by {what}: {limits}")
     if roof.bound == "compute" and report.issue_share is not None:
         yield _row("", f"the instructions of the inner loop allow {report.issue_share:.0%} of the peak")
+
+
+def _peak(roof: Roofline) -> str:
+    """Which one, and where it is a model's, how high."""
+    if roof.cost.precision not in TENSOR_TILES:
+        return "float32 peak"
+    return f"{scaled(roof.peak)}FLOP/s that a model has of {roof.cost.precision}"
 
 
 def scaled(value: float) -> str:
