@@ -190,8 +190,9 @@ def device(value: Any, gpus: Collection[str]) -> str:
 
 def on_gpu(dtype: str) -> None:
     """Raise UnsupportedError for what the CUDA engine has no kernels for."""
-    if dtype != "float32":
-        raise UnsupportedError(f"dtype is {dtype}: on a GPU this version has float32; on a CPU it has {dtypes.ANY}")
+    if dtypes.computed(dtype) != "float32":
+        on_gpu = "on a GPU this version has float16, bfloat16 and float32"
+        raise UnsupportedError(f"dtype is {dtype}: {on_gpu}; on a CPU it has {dtype} too")
 
 
 def output_mask(value: Any) -> tuple[bool, bool, bool]:

@@ -25,6 +25,7 @@ import pytest
 from numpy.lib.array_utils import byte_bounds
 
 from numba_fftconv.cuda import cubins, driver, ptx_machine
+from numba_fftconv.dtypes import numpy_dtype
 
 real = pytest.importorskip("cuda.bindings.driver")
 E = real.CUresult
@@ -128,7 +129,8 @@ class FakeDriver:
 
     def empty(self, shape: int | tuple[int, ...], dtype: Any = np.float32, device: int = 0) -> np.ndarray:
         """New memory of a device, aligned as a driver aligns it, every byte 0xFF: NaN."""
-        size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+        dtype = numpy_dtype(dtype) if isinstance(dtype, str) else np.dtype(dtype)
+        size = int(np.prod(shape)) * dtype.itemsize
         whole = np.full(size + 2 * ALIGNMENT, 0xFF, np.uint8)
         start = -whole.ctypes.data % ALIGNMENT
         return self.register(whole[start : start + size].view(dtype).reshape(shape), device)

@@ -16,6 +16,7 @@ from fake_driver import DeviceArray, FakeDriver, Region
 
 from numba_fftconv import clear_cache
 from numba_fftconv.cuda import arrays
+from numba_fftconv.dtypes import name_of
 
 
 class Made(NamedTuple):
@@ -98,7 +99,7 @@ class Tensor:
 
     def __init__(self, host: np.ndarray, index: int = 0, dtype: str = "") -> None:
         self.host, self.shape = host, host.shape
-        self.dtype, self.device = Dtype(dtype or host.dtype.name), SimpleNamespace(index=index)
+        self.dtype, self.device = Dtype(dtype or name_of(host.dtype)), SimpleNamespace(index=index)
 
     def data_ptr(self) -> int:
         return self.host.ctypes.data if self.host.size else 0
@@ -149,7 +150,7 @@ def install_torch(gpu: Gpu, monkeypatch: pytest.MonkeyPatch) -> Streams:
         ExternalStream=lambda handle, device: of(device, handle),
         stream=lambda stream: streams.using(stream.device_index, stream.cuda_stream),
     )
-    dtypes = {name: Dtype(name) for name in ("float32", "uint8", "complex64")}
+    dtypes = {name: Dtype(name) for name in ("float16", "bfloat16", "float32", "uint8", "complex64")}
     module = SimpleNamespace(
         Tensor=Tensor, strided="strided", device=lambda kind, index: (kind, index), empty=empty, cuda=cuda, **dtypes
     )

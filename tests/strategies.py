@@ -107,8 +107,8 @@ class Problem:
 
     def plan(self, **changes: Any) -> ConvPlan:
         """The plan of this layer on the CPU."""
-        chosen: dict[str, Any] = {"fft_size": self.fft_size, "device": "cpu", **changes}
-        return plan_conv2d(self.x_shape, self.w_shape, dtype=self.dtype, **self.options, **chosen)
+        chosen: dict[str, Any] = {"dtype": self.dtype, "fft_size": self.fft_size, "device": "cpu", **changes}
+        return plan_conv2d(self.x_shape, self.w_shape, **self.options, **chosen)
 
     def arrays(self, seed: int | None = None) -> Arrays:
         """Normal samples; those of x and dy are scaled by image."""

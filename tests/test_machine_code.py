@@ -14,6 +14,7 @@ from transform_problem import Problem, check_inverse, check_transform
 
 from numba_fftconv.cuda import fft2d
 from numba_fftconv.cuda.toolchain import Kernel
+from numba_fftconv.dtypes import HALVES
 from numba_fftconv.geometry import PlaneMap
 from numba_fftconv.integers import Size, bin_order, bins, first_bin
 from numba_fftconv.options import CODELET_SIZES
@@ -116,6 +117,9 @@ PROBLEMS = [
     Problem((4, 14), 4, N=1, C=5, height=3, width=13),
     Problem((14, 8), 4, N=2, C=1, height=13, width=12, rows=MAPS[0], columns=MAPS[1], steps=(1, 2, 3, 2), first=2),
     Problem((14, 20), 4, N=1, C=5, height=7, width=6, half=True),
+    *(Problem((8, 8), 4, N=2, C=3, height=8, width=7, samples=dtype) for dtype in HALVES),
+    *(Problem((8, 8), 4, N=2, C=3, height=9, width=7, rows=SPACED[0], columns=SPACED[1], spaced=True, samples=dtype,
+              steps=(1, 2, 3, 2)) for dtype in HALVES),
 ]  # fmt: skip
 
 

@@ -1,6 +1,7 @@
 """What each instruction of the PTX machine's table computes, against Python's own numbers, bit for bit."""
 
 import math
+import struct
 from collections.abc import Callable
 from fractions import Fraction
 from typing import Any
@@ -93,12 +94,24 @@ def real(function: Callable[..., float]) -> Callable[..., float]:
 
 
 def bf16_bits(x: float) -> int:
-    """By definition: the nearest of the two neighbours, the even one of two as near."""
+    """By definition: the nearest of the two neighbours, the even one of two as near; any NaN is one of them."""
+    if math.isnan(x):
+        return 0x7FFF
     bits = int(np.float32(x).view(np.uint32))
     low, rest = bits >> 16, bits & 0xFFFF
     if math.isnan(x):
         return 0x7FFF
     return low + (rest > 0x8000 or (rest == 0x8000 and low & 1))
+
+
+def f16_bits(x: float) -> int:
+    """As Python packs it."""
+    if math.isnan(x):
+        return 0x7FFF
+    try:
+        return int.from_bytes(struct.pack("<e", x), "little")
+    except OverflowError:
+        return 0x7C00 | (x < 0) << 15
 
 
 def tf32_bits(x: float) -> int:
@@ -189,6 +202,9 @@ CASES: list[tuple[str, str, str, Callable[..., Any]]] = [
     ("prmt.b32 {d}, {0}, {1}, {2}", "b32 b32 b32", "b32", bytes_chosen),
     ("prmt.b32 {d}, {0}, {1}, 0xF610", "b32 b32", "b32", lambda a, b: bytes_chosen(a, b, 0xF610)),
     ("cvt.rna.tf32.f32 {d}, {0}", "f32", "b32", tf32_bits),
+    ("cvt.rn.bf16.f32 {d}, {0}", "f32", "b16", bf16_bits),
+    ("cvt.f32.f16 {d}, {0}", "b16", "f32", lambda a: float(np.uint16(a).view(np.float16))),
+    ("cvt.rn.f16.f32 {d}, {0}", "f32", "b16", f16_bits),
     ("cvt.rn.bf16x2.f32 {d}, {0}, {1}", "f32 f32", "b32", lambda a, b: bf16_bits(a) << 16 | bf16_bits(b)),
     ("copysign.f32 {d}, {0}, {1}", "f32 f32", "f32", lambda sign, a: math.copysign(a, sign)),
     *[(f"{word} {{d}}, {{0}}", "f32", "f32", real(function)) for word, function in (

@@ -12,11 +12,24 @@ import numpy as np
 from numba_fftconv.cuda import fft2d
 from numba_fftconv.cuda.planes import AxisMap, Epilogue, Planes, Strides
 from numba_fftconv.cuda.toolchain import Kernel
+from numba_fftconv.dtypes import numpy_dtype, rounded, widened
 from numba_fftconv.geometry import PlaneMap
 from numba_fftconv.integers import Size, area, bin_order, bins
 
 WORST = 3e-7  # relative L2 error of a pair of planes
 IDENTITY = PlaneMap(0, 0, 1, 0, 64, 1)
+UNIT = {"float32": 0.0, "float16": 2.0**-11, "bfloat16": 2.0**-8}  # half of the last place, relative
+
+
+def stored(values: np.ndarray, samples: str) -> np.ndarray:
+    """Numbers as an array of samples: float32, or the bits of halves."""
+    made = rounded(np.asarray(values, np.float32), samples)
+    return made if samples == "float32" else made.view(np.uint16)
+
+
+def loaded(array: np.ndarray, samples: str) -> np.ndarray:
+    """Samples as numbers."""
+    return array if samples == "float32" else widened(array.view(numpy_dtype(samples)))
 
 
 @dataclass(frozen=True)
@@ -37,6 +50,7 @@ class Problem:
     padding: int = 3  # complex values between a bin and the next
     first: int = 0  # rows m that an earlier launch has done
     seed: int = 0
+    samples: str = "float32"
 
     @property
     def segments(self) -> int:
@@ -53,7 +67,8 @@ class Problem:
     def array(self) -> tuple[np.ndarray, np.ndarray]:
         """A poisoned array and the strided view that the planes are."""
         sizes = (self.N, self.C, self.height, self.width)
-        base = np.full([n * abs(step) for n, step in zip(sizes, self.steps, strict=True)], np.nan, np.float32)
+        lengths = [n * abs(step) for n, step in zip(sizes, self.steps, strict=True)]
+        base = stored(np.full(lengths, np.nan), self.samples)
         return base, base[tuple(slice(None, None, step) for step in self.steps)]
 
     def numbers(self, view: np.ndarray, has_bias: bool = False) -> tuple[Planes, Strides, AxisMap, AxisMap]:
@@ -116,13 +131,13 @@ def check_transform(problem: Problem, launch: Launch) -> None:
     """Run the transform; `launch` takes for each pointer the array and the view of it that the pointer points to."""
     rng = np.random.default_rng(problem.seed)
     base, view = problem.array()
-    view[:] = rng.standard_normal(view.shape)
+    view[:] = stored(rng.standard_normal(view.shape), problem.samples)
     before = base.copy()
     gX = np.full((bins(problem.size), problem.pitch), np.nan + 0j, np.complex64)
-    kernel = fft2d.transform_kernel(problem.size, problem.B, problem.half, problem.spaced)
+    kernel = fft2d.transform_kernel(problem.size, problem.B, problem.half, problem.spaced, problem.samples)
     arguments = (Pointer(base, view), Pointer(gX, gX), *problem.numbers(view))
     launch(kernel, fft2d.launch_grid(problem.count, problem.B), arguments)
-    close(gX[:, : problem.count], spectrum(problem.tiles(view)))
+    close(gX[:, : problem.count], spectrum(problem.tiles(loaded(view, problem.samples))))
     assert np.isnan(gX[:, problem.count :]).all(), "wrote between bins"
     assert np.array_equal(base, before, equal_nan=True)
 
@@ -133,24 +148,25 @@ def check_inverse(problem: Problem, launch: Launch, has_bias: bool = False, beta
     tiles = rng.standard_normal((problem.count, *size))
     gX = np.full((bins(size), problem.pitch), np.nan + 0j, np.complex64)
     gX[:, : problem.count] = spectrum(tiles)
-    bias = rng.standard_normal(problem.C).astype(np.float32)
+    bias = stored(rng.standard_normal(problem.C), problem.samples)
     base, view = problem.array()
     if beta:
-        view[:] = rng.standard_normal(view.shape)
-    expected = base.astype(np.float64)
+        view[:] = stored(rng.standard_normal(view.shape), problem.samples)
+    expected, added = loaded(base, problem.samples).astype(np.float64), loaded(bias, problem.samples)
     out = expected[tuple(slice(None, None, step) for step in problem.steps)]
     for tile, (plane, c, t, i, u, j) in zip(tiles, problem.windows(out), strict=True):
         old = plane[np.ix_(i, j)] if beta else 0
-        plane[np.ix_(i, j)] = 1.5 * tile[np.ix_(t, u)] + (bias[c] if has_bias else 0) + beta * old
-    kernel = fft2d.inverse_kernel(size, problem.B, problem.half, problem.spaced, accumulate=beta != 0)
+        plane[np.ix_(i, j)] = 1.5 * tile[np.ix_(t, u)] + (added[c] if has_bias else 0) + beta * old
+    kernel = fft2d.inverse_kernel(size, problem.B, problem.half, problem.spaced, beta != 0, problem.samples)
     epilogue = Epilogue(1.5 / (2 * area(size)), beta)
     memory = Pointer(bias, bias) if has_bias else None
     spectrum_before = gX.copy()
     arguments = (Pointer(gX, gX), Pointer(base, view), memory, *problem.numbers(view, has_bias), epilogue)
     launch(kernel, fft2d.launch_grid(problem.count, problem.B), arguments)
-    assert np.array_equal(np.isnan(base), np.isnan(expected)), "wrote what is not a sample, or missed one"
-    held = ~np.isnan(expected)
-    error, size = base[held] - expected[held], tile_size(tiles)
-    assert np.all(np.abs(error) <= 3e-6 * size), "a sample is wrong"
-    assert np.linalg.norm(error) <= 2 * WORST * max(np.linalg.norm(expected[held]), size * np.sqrt(held.sum()))
+    got, held = loaded(base, problem.samples), ~np.isnan(expected)
+    assert np.array_equal(~np.isnan(got), held), "wrote what is not a sample, or missed one"
+    error, size, rounding = got[held] - expected[held], tile_size(tiles), UNIT[problem.samples] * np.abs(expected[held])
+    assert np.all(np.abs(error) <= 3e-6 * size + rounding), "a sample is wrong"
+    whole = max(np.linalg.norm(expected[held]), size * np.sqrt(held.sum()))
+    assert np.linalg.norm(error) <= 2 * WORST * whole + np.linalg.norm(rounding)
     assert np.array_equal(gX, spectrum_before, equal_nan=True)

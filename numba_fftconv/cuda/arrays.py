@@ -18,11 +18,13 @@ from typing import Any
 
 import numpy as np
 
+from .. import dtypes
 from ..errors import InvalidOptionError, InvalidTypeError, UnsupportedError
 from . import driver
 from .libraries import CUPY, LEGACY, NUMBA, SIMULATOR, TORCH, Library
 from .toolchain import SIMULATED
 
+FLOATS = "float16, bfloat16 or float32"
 STREAM_FORMS = "None, a stream of torch, CuPy, Numba or cuda.core, or a stream's handle as an int"
 
 
@@ -69,6 +71,12 @@ class _Addresses:
         self.__array_interface__ = described
 
 
+def _memory(pointer: int, shape: Any, strides: Any, dtype: np.dtype, read_only: bool) -> np.ndarray:
+    """Memory as NumPy describes it; a record is described as bytes, and then called by its name."""
+    described = np.asarray(_Addresses(pointer, shape, strides, dtype.str, read_only))
+    return described.view(dtype) if dtype == dtypes.BFLOAT16 else described
+
+
 def _made(value: np.ndarray, owner: Any, library: Library, index: int, producer: int | None = None) -> DeviceArray:
     view = value.view(DeviceArray)
     view.device, view.index, view.owner, view.library, view.producer = f"cuda:{index}", index, owner, library, producer
@@ -107,17 +115,17 @@ def _torch_view(tensor: Any, name: str, said: Callable[[], str]) -> DeviceArray:
         raise InvalidTypeError(f"{said()} that is negated or conjugated by a flag: pass {resolved}")
     dtype = _torch_dtype(tensor.dtype)
     if dtype is None:
-        raise InvalidTypeError(f"{name} has dtype {tensor.dtype}: it must be float32 on a GPU")
+        raise InvalidTypeError(f"{name} has dtype {tensor.dtype}: it must be {FLOATS} on a GPU")
     strides = None if tensor.is_contiguous() else tuple([stride * dtype.itemsize for stride in tensor.stride()])
-    memory = np.asarray(_Addresses(tensor.data_ptr(), tuple(tensor.shape), strides, dtype.str, False))
+    memory = _memory(tensor.data_ptr(), tuple(tensor.shape), strides, dtype, False)
     return _made(memory, tensor, TORCH, tensor.device.index)
 
 
 @cache
 def _torch_dtype(dtype: Any) -> np.dtype | None:
-    """NumPy's dtype of the same name, None where it has none."""
+    """NumPy's dtype of the same name, BFLOAT16 of bfloat16; None where there is none."""
     try:
-        return np.dtype(str(dtype).rpartition(".")[2])
+        return dtypes.numpy_dtype(str(dtype).rpartition(".")[2])
     except TypeError:
         return None
 
@@ -131,7 +139,10 @@ def _described_view(value: Any, said: Callable[[], str]) -> DeviceArray:
     shape, strides = tuple(described["shape"]), described.get("strides")
     if not pointer and 0 not in shape:
         raise InvalidTypeError(f"{said()} of shape {shape} whose pointer is 0: pass an array that has memory")
-    memory = np.asarray(_Addresses(pointer, shape, strides, described["typestr"], read_only))
+    dtype = np.dtype(described["typestr"])
+    if dtype.str[1:] == "V2" and dtypes.named(getattr(value, "dtype", None)) == "bfloat16":
+        dtype = dtypes.BFLOAT16  # for which the interface has no word but two bytes
+    memory = _memory(pointer, shape, strides, dtype, read_only)
     index = _device_of(pointer, said) if memory.size else driver.current()
     library = CUPY if type(value).__module__.partition(".")[0] == "cupy" else NUMBA
     return _made(memory, value, library, index, described.get("stream"))
@@ -148,10 +159,16 @@ def _dlpack_view(value: Any, said: Callable[[], str]) -> DeviceArray:
     from cuda.core.utils import StridedMemoryView
 
     seen = StridedMemoryView.from_dlpack(value, stream_ptr=-1)
-    if seen.dtype is None:
-        raise InvalidTypeError(f"{said()} of a dtype that NumPy has not: pass float32")
-    strides = None if seen.strides is None else tuple(stride * seen.dtype.itemsize for stride in seen.strides)
-    memory = np.asarray(_Addresses(seen.ptr, tuple(seen.shape), strides, seen.dtype.str, seen.readonly))
+    try:
+        dtype = seen.dtype
+    except NotImplementedError:  # cuda.core has words for all dtypes that DLPack knows, but this one
+        dtype = dtypes.BFLOAT16
+    if dtype is not None and dtypes.is_bfloat16(dtype):
+        dtype = dtypes.BFLOAT16
+    if dtype is None:
+        raise InvalidTypeError(f"{said()} of a dtype that NumPy has not: pass {FLOATS}")
+    strides = None if seen.strides is None else tuple(stride * dtype.itemsize for stride in seen.strides)
+    memory = _memory(seen.ptr, tuple(seen.shape), strides, dtype, seen.readonly)
     made = _made(memory, value, NUMBA, seen.device_id)
     made.owner = value, seen  # the view frees its capsule when it goes
     return made

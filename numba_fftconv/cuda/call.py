@@ -123,16 +123,17 @@ class Call:
         if isinstance(weight, SpectralWeight):
             named["weight"] = weight.array
         if isinstance(bias, DeviceArray) and bias.strides != (bias.itemsize,):
-            before = [self._sums(bias, Lie((1, bias.size, 1, 1), (0, bias.strides[0] // bias.itemsize, 0, 0)))]
+            apart = Lie((1, bias.size, 1, 1), (0, bias.strides[0] // bias.itemsize, 0, 0), self.plan.dtype)
+            before = [self._sums(bias, apart)]
             named["bias"] = before[0][1]["sums"]
         return named, spectral, before
 
     def _sums(self, planes: DeviceArray, lie: Lie) -> Ready:
         """What makes the sum of each channel; of planes of one sample a copy."""
-        images, channels, height, width = lie.shape
+        (images, channels, height, width), samples = lie.shape, lie.samples
         named = {"planes": planes, "sums": self.empty((channels,), self.plan.dtype)}
         extents = sums.Extents(images, height, width, *lie.strides)
-        summing = engine.Call("sums", sums.sum_kernel(), (channels, 1, 1), (At("planes"), At("sums"), extents))
+        summing = engine.Call("sums", sums.sum_kernel(samples), (channels, 1, 1), (At("planes"), At("sums"), extents))
         return self._kept(("sums", lie, self.device), lambda: [summing]), named
 
     def _program(self, what: str, named: Mapping[str, DeviceArray], steps: Callable[[], Iterable[Step]]) -> Program:

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ..dtypes import HALVES, name_of
 from ..errors import UnsupportedError
 from ..geometry import PlaneMap
 from ..integers import Size, area, bins
@@ -34,17 +35,19 @@ MOST_WINDOWS = 2**32  # of a pass, in any number of chunks
 
 
 class Lie(NamedTuple):
-    """How an array of planes [outer, channel, row, column] lies in memory: its shape, and its strides in samples."""
+    """How an array of planes [outer, channel, row, column] lies in memory: shape, strides in samples, dtype."""
 
     shape: tuple[int, ...]
     strides: tuple[int, ...]
+    samples: str = "float32"
 
     @classmethod
     def of(cls, array: np.ndarray) -> "Lie":
         """Of an array in four dimensions, or in three, which is one image."""
         itemsize = array.itemsize
         strides = tuple([stride // itemsize for stride in array.strides])
-        return cls(array.shape, strides) if array.ndim == 4 else cls((1, *array.shape), (0, *strides))
+        shape = array.shape if array.ndim == 4 else (1, *array.shape)
+        return cls(shape, strides if array.ndim == 4 else (0, *strides), name_of(array.dtype))
 
 
 class Call(NamedTuple):
@@ -74,14 +77,14 @@ def calls(
 
 def _transform(step: Transform, maps: Maps, lie: Lie, device: Device) -> Call:
     form, numbers = _planes(step, maps, lie, device)
-    kernel = fft2d.transform_kernel(*form)
+    kernel = fft2d.transform_kernel(*form, samples=lie.samples)
     grid = fft2d.launch_grid(numbers[0].count, form.B)
     return Call(step.operand, kernel, grid, (At(step.operand), _at(step.spectrum), *numbers))
 
 
 def _inverse(step: Inverse, maps: Maps, lie: Lie, has_bias: bool, device: Device) -> Call:
     form, numbers = _planes(step, maps, lie, device, has_bias)
-    kernel = fft2d.inverse_kernel(*form)
+    kernel = fft2d.inverse_kernel(*form, samples=lie.samples)
     grid = fft2d.launch_grid(numbers[0].count, form.B)
     epilogue = Epilogue(1 / (2 * area(form.size)), 0)
     bias = At("bias") if has_bias else None
@@ -207,6 +210,8 @@ def _simulate(call: Call, arrays: Mapping[str, Any]) -> None:
         array = np.asarray(arrays[argument.name])
         if array.dtype == np.float32:
             return Memory(array)
+        if name_of(array.dtype) in HALVES:
+            return Memory(array.view(np.uint16))
         return Memory.of(array.reshape(-1).view(np.uint8), np.complex64, argument.offset)
 
     simulator.run(call.kernel, call.grid, tuple(map(passed, call.arguments)))

@@ -24,9 +24,9 @@ are real: they travel as real and imaginary part of one row, so the tile has R/2
 
 Which plane p is, and which of its samples lie where in the tile, is the affair of planes.py.
 
-Bytes of a plane: 4*h*w of samples, 8*(R*C/2 + 2) of bins. Example: R = C = 32, B = 8: 128 threads and a tile of 33 KB;
-a thread loads 64 samples, 66 at most of its values are bins, and about 960 instructions are floating point. R = 2,
-C = 64, B = 32: one warp and 16 KB; a thread has 32 columns of two samples and one row.
+Bytes of a plane: 4*h*w of samples, 2*h*w where they are halves, 8*(R*C/2 + 2) of bins. Example: R = C = 32, B = 8: 128
+threads and a tile of 33 KB; a thread loads 64 samples, 66 at most of its values are bins, and about 960 instructions
+are floating point. R = 2, C = 64, B = 32: one warp and 16 KB; a thread has 32 columns of two samples and one row.
 
 Source: Vasilache et al., Fast convolutional nets with fbfft (arXiv 1412.7580), whose data layout this is.
 """
@@ -39,9 +39,9 @@ from numba import complex64, cuda, int64, types, uint32, uint64
 
 from ..integers import Size, ceil_div, round_up
 from .butterfly import factors, make_fft
-from .intrinsics import load_c64, store_c64
+from .intrinsics import load_c64, samples_of, store_c64
 from .planes import AxisMap, Epilogue, Planes, Strides, make_column_access, tile_width
-from .toolchain import COMPLEXES, REALS, Kernel, device_function, namedtuple_type
+from .toolchain import COMPLEXES, Kernel, device_function, namedtuple_type
 
 # ---- the tile and the shape of a block: integers ---------------------------------------------------------------------
 
@@ -255,8 +255,9 @@ def size_name(size: Size) -> str:
     return f"t{size[0]}" if size[0] == size[1] else f"t{size[0]}x{size[1]}"
 
 
-def _name(what: str, size: Size, B: int, half: bool, spaced: bool) -> str:
-    return f"{what}_{size_name(size)}_b{B}" + ("_half" if half else "") + ("_spaced" if spaced else "")
+def _name(what: str, size: Size, B: int, half: bool, spaced: bool, samples: str) -> str:
+    form = ("_half" if half else "") + ("_spaced" if spaced else "")
+    return f"{what}_{size_name(size)}_b{B}{form}{samples_of(samples).word}"
 
 
 @cache
@@ -280,15 +281,16 @@ def _in_turns(count: int, threads: int, task: Any) -> Any:
 
 
 @cache
-def transform_kernel(size: Size, B: int, half: bool = False, spaced: bool = False) -> Kernel:
+def transform_kernel(size: Size, B: int, half: bool = False, spaced: bool = False, samples: str = "float32") -> Kernel:
     """The kernel transform(gx, gX, planes, strides, rows, columns) of B planes a block.
 
     half: on neither axis does a position from the middle on hold a sample. spaced: samples may lie apart.
+    samples: the dtype of x.
     """
     R, C = size
     width, threads = tile_width(C, half), block_threads(size, B)
     WIDTH, PLANES = np.uint32(width), np.uint32(B)
-    load_column, _ = make_column_access(R, half, spaced)
+    load_column, _ = make_column_access(R, half, spaced, samples=samples)
     tile = make_tile_access(size, B, half)
     column_to_tile, tile_to_row, row_to_spectrum = tile.column_to_tile, tile.tile_to_row, tile.row_to_spectrum
     column_fft, row_fft = make_fft(R, -1), make_fft(C, -1)
@@ -324,8 +326,8 @@ def transform_kernel(size: Size, B: int, half: bool = False, spaced: bool = Fals
         cuda.syncthreads()  # all columns are written before a row is read
         all_rows(t, sS, gX, planes, strides, p)
 
-    signature = (REALS, COMPLEXES, *_LAYOUT_ARGUMENTS)
-    name = _name("transform", size, B, half, spaced)
+    signature = (samples_of(samples).pointer, COMPLEXES, *_LAYOUT_ARGUMENTS)
+    name = _name("transform", size, B, half, spaced, samples)
     return Kernel(name, transform, signature, threads, shared_bytes(size, B, half), least_blocks(size, B, spaced))
 
 
@@ -333,15 +335,17 @@ INVERSE_REGISTERS = 160  # of a length of 64: the compiler takes the 168 that th
 
 
 @cache
-def inverse_kernel(size: Size, B: int, half: bool = False, spaced: bool = False, accumulate: bool = False) -> Kernel:
+def inverse_kernel(
+    size: Size, B: int, half: bool = False, spaced: bool = False, accumulate: bool = False, samples: str = "float32"
+) -> Kernel:
     """The kernel inverse(gX, gy, gbias, planes, strides, rows, columns, epilogue), the mirror image of `transform`.
 
-    accumulate: beta counts; else it is taken as 0, and y is not read.
+    accumulate: beta counts; else it is taken as 0, and y is not read. samples: the dtype of y and of the bias.
     """
     R, C = size
     width, threads = tile_width(C, half), block_threads(size, B)
     WIDTH, PLANES = np.uint32(width), np.uint32(B)
-    _, store_column = make_column_access(R, half, spaced, accumulate)
+    _, store_column = make_column_access(R, half, spaced, accumulate, samples)
     tile = make_tile_access(size, B, half)
     spectrum_to_row, row_to_tile, tile_to_column = tile.spectrum_to_row, tile.row_to_tile, tile.tile_to_column
     column_fft, row_fft = make_fft(R, +1), make_fft(C, +1)
@@ -382,8 +386,9 @@ def inverse_kernel(size: Size, B: int, half: bool = False, spaced: bool = False,
         cuda.syncthreads()  # all rows are written before a column is read
         all_columns(t, sS, gy, gbias, planes, strides, rows, columns, epilogue, p)
 
-    signature = (COMPLEXES, REALS, REALS, *_LAYOUT_ARGUMENTS, namedtuple_type(Epilogue, types.float32))
-    name = _name("inverse", size, B, half, spaced) + ("_accumulate" if accumulate else "")
+    reals = samples_of(samples).pointer
+    signature = (COMPLEXES, reals, reals, *_LAYOUT_ARGUMENTS, namedtuple_type(Epilogue, types.float32))
+    name = _name("inverse", size, B, half, spaced, samples) + ("_accumulate" if accumulate else "")
     blocks = least_blocks(size, B, spaced, accumulate)
     most = INVERSE_REGISTERS if max(size) == 64 and not accumulate else None
     return Kernel(name, inverse, signature, threads, shared_bytes(size, B, half), blocks, most)

@@ -3,14 +3,49 @@
 A complex64 in global memory is 8 bytes at an address that 8 divides, which Numba cannot know: it moves the two halves
 one by one. `load_c64` and `store_c64` move it in one access of 64 bits.
 
-A float32 that is accessed under a condition has its address computed under it, from the index on. `place_f32` computes
-the address before, `load_f32` and `store_f32` take it, and a step to the next costs one addition of 64 bits. A place is
-an address in compiled code and an index in the simulator, `distance_f32` what to add to one.
+A sample that is accessed under a condition has its address computed under it, from the index on. `place_sample`
+computes the address before, a `load` and a `store` take it, and a step to the next costs one addition of 64 bits. A
+place is an address in compiled code and an index in the simulator, a `distance` what to add to one.
+
+Samples are float32, or float16 and bfloat16 that become float32 when they are loaded and are rounded to nearest, ties
+to even, when they are stored: one conversion each, or for the load of a bfloat16, the upper half of a float32, a shift.
 """
 
-from typing import Any
+from collections.abc import Callable
+from functools import cache
+from typing import Any, NamedTuple
 
-from .toolchain import SIMULATED, require_numba_cuda
+import numpy as np
+
+from ..dtypes import HALVES, numpy_dtype, rounded, widened
+from .toolchain import REALS, SIMULATED, SIXTEENS, require_numba_cuda
+
+
+class Samples(NamedTuple):
+    """How samples of a dtype are accessed.
+
+    pointer: the type of a pointer to them; for both halves one to 16 bits.
+    word: what the name of a kernel for them ends in.
+    distance(i): how far apart, uint64, the places of two samples are whose indices differ by i.
+    load(g, place): the sample at a place of a pointer, as float32.
+    store(g, place, x): store a float32 at a place of a pointer.
+    """
+
+    pointer: Any
+    word: str
+    distance: Callable[..., Any]
+    load: Callable[..., Any]
+    store: Callable[..., Any]
+
+
+WORDS = {"float32": "", "float16": "_f16", "bfloat16": "_bf16"}
+
+
+@cache
+def samples_of(dtype: str) -> Samples:
+    """The access to samples of a dtype."""
+    return Samples(SIXTEENS if dtype in HALVES else REALS, WORDS[dtype], *_accesses(dtype))
+
 
 if SIMULATED:
 
@@ -22,21 +57,24 @@ if SIMULATED:
         """Store a complex64 at index i of a pointer or array."""
         g[i] = z
 
-    def place_f32(g: Any, i: Any) -> Any:
-        """The place of the float32 at index i of a pointer."""
+    def place_sample(g: Any, i: Any) -> Any:
+        """The place of the sample at index i of a pointer."""
         return i
 
-    def distance_f32(i: Any) -> Any:
-        """How far apart, uint64, the places of two float32 are whose indices differ by i."""
-        return i
+    def _accesses(dtype: str) -> tuple[Any, Any, Any]:
+        """Distance, load and store."""
+        kind = numpy_dtype(dtype)
 
-    def load_f32(g: Any, place: Any) -> Any:
-        """The float32 at a place of a pointer."""
-        return g[place]
+        def distance(i: Any) -> Any:
+            return i
 
-    def store_f32(g: Any, place: Any, x: Any) -> None:
-        """Store a float32 at a place of a pointer."""
-        g[place] = x
+        def load(g: Any, place: Any) -> Any:
+            return widened(np.asarray(g[place]).view(kind))[()]
+
+        def store(g: Any, place: Any, x: Any) -> None:
+            g[place] = rounded(np.asarray(x, np.float32), dtype).view(np.asarray(g[place]).dtype)
+
+        return distance, load, store
 
 else:
     require_numba_cuda()
@@ -79,41 +117,55 @@ else:
 
         return types.void(g, types.uint64, types.complex64), emit
 
-    _GLOBAL_F32 = ir.FloatType().as_pointer(1)
+    _STORED = {"float32": ir.FloatType(), "float16": ir.HalfType(), "bfloat16": ir.IntType(16)}
+    _LONG, _FLOAT = ir.IntType(32), ir.FloatType()
 
     @intrinsic
-    def place_f32(typingctx: Any, g: Any, i: Any) -> Any:
-        """The place of the float32 at index i of a pointer."""
+    def place_sample(typingctx: Any, g: Any, i: Any) -> Any:
+        """The place of the sample at index i of a pointer."""
 
         def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
             return builder.ptrtoint(builder.gep(arguments[0], [arguments[1]]), ir.IntType(64))
 
         return types.uint64(g, types.uint64), emit
 
-    @intrinsic
-    def distance_f32(typingctx: Any, i: Any) -> Any:
-        """How far apart, uint64, the places of two float32 are whose indices differ by i."""
+    def _widened(builder: Any, x: Any) -> Any:
+        if x.type == _STORED["bfloat16"]:
+            return builder.bitcast(builder.shl(builder.zext(x, _LONG), _LONG(16)), _FLOAT)
+        return x if x.type == _FLOAT else builder.fpext(x, _FLOAT)
 
-        def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-            return builder.shl(arguments[0], ir.IntType(64)(2))
+    def _rounded(builder: Any, x: Any, stored: Any) -> Any:
+        if stored == _STORED["bfloat16"]:
+            convert = ir.InlineAsm(ir.FunctionType(stored, [_FLOAT]), "cvt.rn.bf16.f32 $0, $1;", "=h,f")
+            return builder.call(convert, [x])
+        return x if stored == _FLOAT else builder.fptrunc(x, stored)
 
-        return types.uint64(types.uint64), emit
+    def _accesses(dtype: str) -> tuple[Any, Any, Any]:
+        """Distance, load and store."""
+        stored, itemsize = _STORED[dtype], numpy_dtype(dtype).itemsize
+        pointer = stored.as_pointer(1)  # to global memory
 
-    @intrinsic
-    def load_f32(typingctx: Any, g: Any, place: Any) -> Any:
-        """The float32 at a place of a pointer."""
+        @intrinsic
+        def distance(typingctx: Any, i: Any) -> Any:
+            def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+                return builder.shl(arguments[0], ir.IntType(64)(itemsize.bit_length() - 1))
 
-        def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-            return builder.load(builder.inttoptr(arguments[1], _GLOBAL_F32), align=4)
+            return types.uint64(types.uint64), emit
 
-        return types.float32(g, types.uint64), emit
+        @intrinsic
+        def load(typingctx: Any, g: Any, place: Any) -> Any:
+            def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+                return _widened(builder, builder.load(builder.inttoptr(arguments[1], pointer), align=itemsize))
 
-    @intrinsic
-    def store_f32(typingctx: Any, g: Any, place: Any, x: Any) -> Any:
-        """Store a float32 at a place of a pointer."""
+            return types.float32(g, types.uint64), emit
 
-        def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-            builder.store(arguments[2], builder.inttoptr(arguments[1], _GLOBAL_F32), align=4)
-            return context.get_dummy_value()
+        @intrinsic
+        def store(typingctx: Any, g: Any, place: Any, x: Any) -> Any:
+            def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+                value = _rounded(builder, arguments[2], stored)
+                builder.store(value, builder.inttoptr(arguments[1], pointer), align=itemsize)
+                return context.get_dummy_value()
 
-        return types.void(g, types.uint64, types.float32), emit
+            return types.void(g, types.uint64, types.float32), emit
+
+        return distance, load, store

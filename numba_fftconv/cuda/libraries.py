@@ -16,6 +16,9 @@ from typing import Any, NamedTuple
 from numba import cuda
 from numba.core import config
 
+from ..dtypes import numpy_dtype
+from ..errors import UnsupportedError
+
 LEGACY, PER_THREAD = 1, 2  # default streams, as the CUDA array interface and the driver number them
 
 
@@ -62,6 +65,9 @@ def _numba_stream(index: int) -> int:
 
 
 def _numba_empty(shape: tuple[int, ...], dtype: str, index: int, stream: int) -> Any:
+    if dtype == "bfloat16":
+        rule = "Numba's arrays have no such dtype, pass out, an array of the library that the others are of"
+        raise UnsupportedError(f"the result of shape {shape} would be of bfloat16: {rule}")
     with cuda.gpus[index]:
         return cuda.device_array(shape, dtype)
 
@@ -69,4 +75,4 @@ def _numba_empty(shape: tuple[int, ...], dtype: str, index: int, stream: int) ->
 TORCH = Library(_torch_stream, _torch_empty)
 CUPY = Library(_cupy_stream, _cupy_empty)
 NUMBA = Library(_numba_stream, _numba_empty)
-SIMULATOR = Library(lambda index: 0, lambda shape, dtype, index, stream: cuda.device_array(shape, dtype))
+SIMULATOR = Library(lambda index: 0, lambda shape, dtype, index, stream: cuda.device_array(shape, numpy_dtype(dtype)))

@@ -8,7 +8,7 @@ import numpy as np
 from numba import types
 from numpy.lib.array_utils import byte_bounds
 
-from .toolchain import COMPLEXES, REALS
+from .toolchain import COMPLEXES, REALS, SIXTEENS
 
 
 class Memory:
@@ -73,7 +73,7 @@ class Memory:
 
 
 _NOWHERE = Memory(np.empty(0, np.float32))
-_POINTED = {REALS: np.dtype(np.float32), COMPLEXES: np.dtype(np.complex64)}
+_POINTED = {REALS: np.dtype(np.float32), COMPLEXES: np.dtype(np.complex64), SIXTEENS: np.dtype(np.uint16)}
 
 
 def as_passed(kind: Any, value: Any) -> Any:

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numba import int32, int64, uint32, uint64
 
-from .intrinsics import distance_f32, load_f32, place_f32, store_f32
+from .intrinsics import place_sample, samples_of
 from .toolchain import device_function
 
 
@@ -177,7 +177,7 @@ FEW = 2  # rows of two planes that a thread which accumulates loads at once
 
 
 @cache
-def make_column_access(T: int, half: bool, spaced: bool, accumulate: bool = False) -> Any:
+def make_column_access(T: int, half: bool, spaced: bool, accumulate: bool = False, samples: str = "float32") -> Any:
     """The device functions (load_column, store_column) between the planes of an array and a column in registers.
 
     Any thread calls them alone: no barrier, no shared memory.
@@ -188,7 +188,10 @@ def make_column_access(T: int, half: bool, spaced: bool, accumulate: bool = Fals
     store_column(z, gy, gbias, planes, strides, rows, columns, epilogue, p, j)
         The inverse: writes the samples that there are and touches nothing else. Only with `accumulate` is y read, and
         beta with it.
+
+    samples: the dtype of the array and of the bias; all else is float32.
     """
+    _, _, distance, load, store = samples_of(samples)
     find_column, holds, past = make_axis(spaced)
     height = tile_width(T, half)  # tiles are square
     LENGTH, HEIGHT = np.uint64(T), np.uint64(height)
@@ -206,16 +209,16 @@ def make_column_access(T: int, half: bool, spaced: bool, accumulate: bool = Fals
     @device_function
     def load_column(z: Any, gx: Any, planes: Any, strides: Any, rows: Any, columns: Any, p: Any, j: Any) -> None:
         mask0, o0, _, mask1, o1, _ = pair(planes, strides, rows, columns, p, j)
-        row = distance_f32(uint64(int64(strides.row)))
-        g0 = place_f32(gx, o0)
-        g1 = place_f32(gx, o1)
+        row = distance(uint64(int64(strides.row)))
+        g0 = place_sample(gx, o0)
+        g1 = place_sample(gx, o1)
         for r in range(HEIGHT):
             a = ZERO
             b = ZERO
             if holds(mask0, r):
-                a = load_f32(gx, g0)
+                a = load(gx, g0)
             if holds(mask1, r):
-                b = load_f32(gx, g1)
+                b = load(gx, g1)
             g0 = past(mask0, g0, r, row)
             g1 = past(mask1, g1, r, row)
             z[r] = complex(a, b)
@@ -239,17 +242,17 @@ def make_column_access(T: int, half: bool, spaced: bool, accumulate: bool = Fals
                     a = ZERO
                     b = ZERO
                     if holds(mask0, r):
-                        a = load_f32(gy, old0)
+                        a = load(gy, old0)
                     if holds(mask1, r):
-                        b = load_f32(gy, old1)
+                        b = load(gy, old1)
                     old0 = past(mask0, old0, r, row)
                     old1 = past(mask1, old1, r, row)
                     z[r] = complex(z[r].real + beta * a, z[r].imag + beta * b)
             for r in range(FIRST, END):
                 if holds(mask0, r):
-                    store_f32(gy, g0, z[r].real)
+                    store(gy, g0, z[r].real)
                 if holds(mask1, r):
-                    store_f32(gy, g1, z[r].imag)
+                    store(gy, g1, z[r].imag)
                 g0 = past(mask0, g0, r, row)
                 g1 = past(mask1, g1, r, row)
             return g0, g1
@@ -270,15 +273,15 @@ def make_column_access(T: int, half: bool, spaced: bool, accumulate: bool = Fals
         z: Any, gy: Any, gbias: Any, planes: Any, strides: Any, rows: Any, columns: Any, epilogue: Any, p: Any, j: Any
     ) -> None:
         mask0, o0, c, mask1, o1, d = pair(planes, strides, rows, columns, p, j)
-        row = distance_f32(uint64(int64(strides.row)))
+        row = distance(uint64(int64(strides.row)))
         scale = epilogue.scale
         bias0 = ZERO
         bias1 = ZERO
         if planes.has_bias != uint32(0):
-            bias0 = gbias[uint64(c)]
-            bias1 = gbias[uint64(d)]
+            bias0 = load(gbias, place_sample(gbias, uint64(c)))
+            bias1 = load(gbias, place_sample(gbias, uint64(d)))
         for r in range(HEIGHT):
             z[r] = complex(scale * z[r].real + bias0, scale * z[r].imag + bias1)
-        store_rows(z, gy, epilogue.beta, mask0, place_f32(gy, o0), mask1, place_f32(gy, o1), row)
+        store_rows(z, gy, epilogue.beta, mask0, place_sample(gy, o0), mask1, place_sample(gy, o1), row)
 
     return load_column, store_column

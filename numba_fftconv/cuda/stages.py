@@ -73,8 +73,8 @@ class Stages:
 def _check(array: DeviceArray, name: str) -> None:
     """Raise where kernels cannot run on an array as it lies."""
     every.check_aligned(array, name)
-    if array.dtype not in (np.float32, np.complex64):
-        rule = "on a GPU this version has float32 and complex64; on a CPU it has double precision too"
+    if array.dtype in (np.float64, np.complex128):
+        rule = "on a GPU this version has no double precision; on a CPU it has"
         raise UnsupportedError(f"{name} has dtype {array.dtype}: {rule}")
     if array.ndim == 4:  # planes
         return

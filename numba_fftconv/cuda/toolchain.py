@@ -30,6 +30,7 @@ Architecture = tuple[int, int]  # compute capability; (8, 0) is the first with c
 # Arguments of kernels: a pointer is one parameter where an array would be seven, and no index of it wraps round.
 REALS = types.CPointer(types.float32)
 COMPLEXES = types.CPointer(types.complex64)
+SIXTEENS = types.CPointer(types.uint16)  # to float16 or bfloat16
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from numba_fftconv.cuda.memory import Memory
 from numba_fftconv.cuda.planes import Epilogue
 from numba_fftconv.cuda.simulator import run
 from numba_fftconv.cuda.toolchain import COMPLEXES, Kernel
+from numba_fftconv.dtypes import HALVES
 from numba_fftconv.geometry import PlaneMap
 from numba_fftconv.integers import Size, bins
 from numba_fftconv.options import CODELET_SIZES
@@ -37,6 +38,14 @@ def test_planes_of_every_small_length(T: int, half: bool, order: int | None) -> 
     problem = Problem((T, T), 4, N=5, C=1, height=extent, width=max(1, extent - 1), half=half)
     check_transform(problem, launch)
     check_inverse(problem, launch, has_bias=True)
+
+
+@pytest.mark.parametrize("samples", HALVES)
+def test_planes_of_halves(samples: str) -> None:
+    problem = Problem((6, 8), 4, N=3, C=1, height=6, width=7, steps=(1, 2, 2, 3), samples=samples)
+    check_transform(problem, launch)
+    check_inverse(problem, launch, has_bias=True)
+    check_inverse(problem, launch, beta=-0.5)
 
 
 @pytest.mark.parametrize("T", [32, 64])

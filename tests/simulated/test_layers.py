@@ -18,6 +18,7 @@ from strategies import LAYOUTS, PASSES, Arrays, Problem, Recorder, Scope, call, 
 
 from numba_fftconv import WorkspaceError, conv2d_backward, conv2d_input_grad
 from numba_fftconv.cuda.schedule import schedules, workspace_bytes
+from numba_fftconv.dtypes import HALVES, rounded, widened
 
 SCOPE = Scope(
     dtypes=("float32",), fft_sizes=(4, 4, 6, 6, 8, None), channels=(1, 2, 3, 4, 5), batches=(1, 1, 2, 3, 5),
@@ -54,6 +55,31 @@ def passes(problem: Problem, **options: Any) -> dict[str, np.ndarray]:
 
 def assert_same(got: np.ndarray, want: np.ndarray, what: str) -> None:
     assert got.shape == want.shape and got.tobytes() == want.tobytes(), f"{what}: other bits"
+
+
+# ---- halves ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", HALVES)
+def test_a_pass_of_halves_is_that_of_float32_rounded(dtype: str) -> None:
+    """Bit for bit, a bias and its gradient too, and results with gaps and backward."""
+    problem = Problem(2, 2, 7, 6, 3, 3, 2, stride=(1, 2), padding=1, fft_size=6)
+    rough = Arrays(*(rounded(a, dtype) for a in problem.arrays()))
+    single, bias = Arrays(*map(widened, rough)), rounded(problem.bias(), dtype)
+    plans = plan_of(problem), plan_of(problem, dtype=dtype)
+    want, got = (
+        {**{name: fetched(call(plan, a, name)) for name in PASSES[1:]},
+         "forward": fetched(plan.forward(a.x, a.w, on_device(b))),
+         "bias_grad": fetched(plan.backward(a.dy, a.x, a.w, output_mask=(False, False, True))[2])}
+        for plan, a, b in zip(plans, map(to_device, (single, rough)), (widened(bias), bias), strict=True)
+    )  # fmt: skip
+    for name, exact in want.items():
+        assert_same(got[name], rounded(exact, dtype), f"{name} of {dtype}")
+    for layout in ("gaps", "reversed", "channels last"):
+        out = on_device(relaid(np.zeros_like(got["input_grad"]), layout))
+        lying = to_device(Arrays(*(relaid(a, layout) for a in rough)))
+        assert call(plans[1], lying, "input_grad", out=out) is out
+        assert_same(fetched(out), got["input_grad"], layout)
 
 
 # ---- against the definition ------------------------------------------------------------------------------------------

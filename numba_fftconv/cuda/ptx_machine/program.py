@@ -22,7 +22,7 @@ from ...integers import round_up
 TYPES: dict[str, Any] = {
     "pred": np.bool_, "b8": np.uint8, "u8": np.uint8, "s8": np.int8, "b16": np.uint16, "u16": np.uint16,
     "s16": np.int16, "b32": np.uint32, "u32": np.uint32, "s32": np.int32, "b64": np.uint64, "u64": np.uint64,
-    "s64": np.int64, "f32": np.float32,
+    "s64": np.int64, "f16": np.float16, "f32": np.float32,
 }  # fmt: skip
 REGISTERS = TYPES | {"f64": np.uint64}  # a register may be declared and never used
 

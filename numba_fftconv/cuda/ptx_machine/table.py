@@ -153,6 +153,10 @@ def _convert(block: Registers, instruction: Instruction) -> np.ndarray:
     x = block.read(instruction.operands[1], TYPES[of])
     if to == "tf32":  # 13 bits fewer, ties away from zero
         return x.view(np.uint32) + np.uint32(0x1000) & np.uint32(0xFFFFE000)
+    if to == "bf16":
+        return _bf16(x).astype(np.uint16)
+    if to == "f16" and _is_float(x):
+        return np.where(np.isnan(x), 0x7FFF, x.astype(np.float16).view(np.uint16)).astype(np.uint16)
     if to == "bf16x2":
         return _bf16(x) << np.uint32(16) | _bf16(block.read(instruction.operands[2], np.float32))
     rounding = next((ROUND[word] for word in instruction.words if word in ROUND), None)
@@ -242,7 +246,7 @@ def _approximated(function: Callable[..., Any]) -> Row:
 TABLE: dict[str, Row] = {
     "mov": _row("", _move),
     "cvta": _row("to global shared", _move),  # addresses are the same in every space
-    "cvt": _row("rn rna " + " ".join([*ROUND, "tf32", "bf16x2"]), _convert),
+    "cvt": _row("rn rna " + " ".join([*ROUND, "tf32", "bf16", "bf16x2"]), _convert),
     "add": _row("rn", _plain(np.add)),
     "sub": _row("rn", _plain(np.subtract)),
     "neg": _row("", _plain(np.negative)),
