@@ -30,6 +30,8 @@ from numba_fftconv.cuda import driver, engine, schedule
 from numba_fftconv.cuda.engine import Call, Lie
 from numba_fftconv.cuda.machine_code import Code, classes, read
 from numba_fftconv.cuda.occupancy import occupancy
+from numba_fftconv.cuda.product import Shape
+from numba_fftconv.cuda.tensor_tiles import tiles_of
 from numba_fftconv.cuda.toolchain import Kernel
 from numba_fftconv.gpus import WARP, Gpu, find_gpu, sm
 from numba_fftconv.passes import PASSES
@@ -89,30 +91,30 @@ def strides(shape: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(reversed(found))
 
 
-def executed(call: Call, compiled: Code, depth: int) -> tuple[float, float]:
+def executed(call: Call, compiled: Code) -> tuple[float, float]:
     """Instructions and mma of a warp: all of its code once, but the inner loop of a product for every slab.
 
     Of a transform the second branch of the first row counts too, though few warps take it.
     """
     mma = classes(compiled.instructions)["tensor"]
-    if call.stage != "multiply" or not compiled.loop:
+    depths = [argument.depth for argument in call.arguments if isinstance(argument, Shape)]
+    if not depths:
         return len(compiled.instructions), mma
-    slabs = -(-depth // slab_steps(call.kernel))
+    slabs = -(-depths[0] // slab_steps(call.kernel))
     again, loop = slabs - 1, compiled.loop
     return len(compiled.instructions) + again * len(loop), mma + again * classes(loop)["tensor"]
 
 
 def slab_steps(kernel: Kernel) -> int:
     """BK of a product."""
-    from numba_fftconv.cuda.tiles import TILES
-
-    return next((tile.BK for tile in TILES if kernel.name.startswith(f"product_{tile}_")), 8)
+    tiles = (tile for precision in PRECISIONS for tile in tiles_of(precision))
+    return next(tile.BK for tile in tiles if str(tile) in kernel.name.split("_"))
 
 
 def predict(plan: ConvPlan, pass_name: str, gpu: Gpu) -> Iterator[Predicted]:
     """Every launch of a pass."""
     stages = {stage.name.split()[0] if stage.name[0] in "mi" else stage.name: stage for stage in plan.stages[pass_name]}
-    row, depth = PASSES[pass_name], depth_of(plan, pass_name)
+    row = PASSES[pass_name]
     letters = dict(zip(row.operands, row.letters, strict=False))
     found = list(launches(plan, pass_name, gpu))
     for call in found:
@@ -122,7 +124,7 @@ def predict(plan: ConvPlan, pass_name: str, gpu: Gpu) -> Iterator[Predicted]:
         held = occupancy(gpu.multiprocessor, call.kernel.threads, compiled.registers, call.kernel.shared_bytes).blocks
         blocks = call.grid[0] * call.grid[1] * call.grid[2]
         waves = blocks / (held * gpu.multiprocessors)
-        instructions, mma = executed(call, compiled, depth)
+        instructions, mma = executed(call, compiled)
         warps = blocks * -(-call.kernel.threads // WARP)
         a_quarter = warps / (SCHEDULERS * gpu.multiprocessors) / (gpu.clock * LOADED)
         memory = share * stage.bytes / (gpu.bandwidth * REACHABLE * COPY)
@@ -132,11 +134,6 @@ def predict(plan: ConvPlan, pass_name: str, gpu: Gpu) -> Iterator[Predicted]:
         yield Predicted(
             key, call.kernel.name, compiled.registers, held, waves, instructions, memory, issue, tensor, seconds
         )
-
-
-def depth_of(plan: ConvPlan, pass_name: str) -> int:
-    g = plan.geometry
-    return PASSES[pass_name].extents(g.windows(plan.fft_size, pass_name), g.C // g.groups, g.K // g.groups)[2]
 
 
 def direct(layer: Layer) -> float:
