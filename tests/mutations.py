@@ -55,7 +55,7 @@ RINGS = (
     ), simulates=True),
     Ring(MACHINE_CODE, (
         "test_far_bins.py", "test_cuda_layers.py::test_against_the_definition[2x2x17x5 to 3, 3x1, T 4]",
-        "test_product_code.py::test_hopper[1-input_grad-32x32]",
+        "test_product_code.py::test_hopper[input_grad-32x32-1]",
     )),
 )  # fmt: skip
 

@@ -65,7 +65,8 @@ class TensorConfig(BlockTile):
 
     @property
     def most_registers(self) -> int:
-        return 128  # two blocks of 256 threads
+        down, across = self.fragments
+        return 128 if down * across <= 8 else 255  # two blocks of 256 threads, or one
 
     @property
     def fragments(self) -> tuple[int, int]:
@@ -104,6 +105,7 @@ TENSOR_TILES = {
         TensorConfig("bf16x3", 64, 16, 32, 16),
     ),
     "tf32": (
+        TensorConfig("tf32", 128, 128, 64, 32, 2),
         TensorConfig("tf32", 128, 64, 32, 32),
         TensorConfig("tf32", 64, 64, 32, 32),
         TensorConfig("tf32", 32, 32, 32, 16),

@@ -24,7 +24,10 @@ from numba_fftconv.cuda.tiles import TILES, ProductConfig
 pytestmark = pytest.mark.usefixtures("order")
 
 T64, T32 = TILES[3], TILES[5]
-TENSOR32 = {name: next(tile for tile in tiles if str(tile) == "32x32") for name, tiles in TENSOR_TILES.items()}
+TENSOR32, TENSOR64 = (
+    {name: next(tile for tile in tiles if str(tile) == size) for name, tiles in TENSOR_TILES.items()}
+    for size in ("32x32", "64x64")
+)
 
 
 @pytest.mark.parametrize("config", TILES, ids=str)
@@ -71,9 +74,7 @@ def test_a_depth_in_chunks_has_the_same_bits(cuts: tuple[int, int]) -> None:
     check_chunks(run, T32, cuts)
 
 
-@pytest.mark.parametrize(
-    "config", [tiles[0] for tiles in TENSOR_TILES.values()], ids=lambda config: f"{config.precision}-{config}"
-)
+@pytest.mark.parametrize("config", TENSOR64.values(), ids=TENSOR64)
 @pytest.mark.parametrize("pass_name", FORMS)
 def test_large_tensor_tiles(pass_name: str, config: TensorConfig) -> None:
     check_product(run, Problem(pass_name, config.BM - 2, config.BN + 2, 34, gap=2), config)
