@@ -21,6 +21,7 @@ from .cpu.model import Cost, CpuModel, direct_rate
 from .cpu.schedule import Work, schedules, workspace_bytes
 from .cuda import schedule as cuda
 from .cuda import tensor_tiles
+from .cuda.middle import is_large, plane_bytes, region_bytes
 from .errors import UnsupportedError, WorkspaceError
 from .geometry import Axis, ConvGeometry
 from .integers import Size, bins, ceil_div
@@ -48,8 +49,7 @@ def stages(geometry: ConvGeometry, dtype: str, size: Size, row: Pass) -> list[St
     g, windows, (rows, columns) = geometry, geometry.windows(size, row.name), size
     of_sample, of_spectrum = dtypes.numpy_dtype(dtype).itemsize, spectrum_bytes(size, itemsize(dtype))
     of_plane = (columns * flops(rows) + rows * flops(columns)) // 2  # two planes travel as one
-    planes = {"input": windows * g.C, "weight": g.pairs, "output": windows * g.K, "grad_output": windows * g.K}
-    names = *row.operands, row.result
+    planes, names = planes_of(g, windows), (*row.operands, row.result)
     found = []
     for letter, role, name in zip(row.letters, ("transform", "transform", "inverse"), names, strict=True):
         moved = prod(g.shapes[name]) * of_sample + planes[name] * of_spectrum
@@ -61,6 +61,12 @@ def stages(geometry: ConvGeometry, dtype: str, size: Size, row: Pass) -> list[St
     moved = sum(planes[name] for name in names) * of_spectrum
     product = f"{bins(size):,} bins x {g.groups} groups of {m:,} x {n:,}, {depth:,} deep in {row.contracted}"
     return [*found[:2], Stage("multiply", product, 8 * bins(size) * windows * g.pairs, moved), found[2]]
+
+
+def planes_of(geometry: ConvGeometry, windows: int) -> dict[str, int]:
+    """Planes of each array of a pass of so many windows."""
+    g = geometry
+    return {"input": windows * g.C, "weight": g.pairs, "output": windows * g.K, "grad_output": windows * g.K}
 
 
 def itemsize(dtype: str) -> int:
@@ -224,7 +230,7 @@ def has_kernels(device: str, size: Size) -> bool:
     """Whether the engine of a device has transforms of this size."""
     if device == "cpu":
         return size[0] == size[1] <= CODELET_SIZES[-1]
-    return max(size) <= CODELET_SIZES[-1]
+    return True
 
 
 def too_small(limit: int, needed: int) -> WorkspaceError:
@@ -246,12 +252,28 @@ def _on_cpu(work: Work, threads: int) -> list[PassChoice]:
     ]
 
 
+def _launches(planes: int, size: Size) -> int:
+    """Of a transform or an inverse: a large one has two for every chunk of planes that lies between its passes.
+
+    >>> _launches(1000, (64, 64)), _launches(1000, (256, 256))
+    (1, 4)
+    """
+    return 2 * ceil_div(planes * plane_bytes(size, size[1]), region_bytes(size, planes)) if is_large(size) else 1
+
+
 def _on_gpu(
     geometry: ConvGeometry, dtype: str, device: str, size: Size, row: Pass, precision: str
 ) -> list[PassChoice]:
     """All windows at once, and ever smaller chunks of them: a chunk costs its launches again."""
     g, windows = geometry, geometry.windows(size, row.name)
-    costs = [cost_on(GPUS[device], stage, dtype, precision) for stage in stages(g, dtype, size, row)]
+    made, planes = stages(g, dtype, size, row), planes_of(g, windows)
+    counts = [planes[name] for name in row.operands] + [0, planes[row.result]]  # the product transforms none
+    if is_large(size):  # what lies between the passes is written and read again
+        between = [2 * count * plane_bytes(size, size[1]) for count in counts]
+        made = [stage._replace(bytes=stage.bytes + more) for stage, more in zip(made, between, strict=True)]
+    costs = [cost_on(GPUS[device], stage, dtype, precision) for stage in made]
+    launches = [_launches(count, size) if count else 1 for count in counts]
+    costs = [cost._replace(begin=n * cost.begin) for cost, n in zip(costs, launches, strict=True)]
     work = cuda.Work(row.name, size, windows, g.C, g.K, g.groups, precision)
     return [
         PassChoice(

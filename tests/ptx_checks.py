@@ -29,6 +29,7 @@ from numba_fftconv.options import CODELET_SIZES
 MOST_SHARED = MULTIPROCESSORS[9, 0].block_shared  # kernels have as many planes a block as on sm_90
 SQUARES = [(T, T) for T in CODELET_SIZES]
 UNEQUAL = [(2, 64), (32, 64), (64, 2), (14, 8), (10, 24)]
+LARGE = [(128, 4), (2, 256), (256, 8), (12, 128)]
 FORMED = ((8, 8), (14, 14), (32, 32), (14, 8))  # sizes that have every form in QUICK too
 Check = Callable[[], None]
 
@@ -151,7 +152,7 @@ def check_sums(images: int, height: int, width: int) -> None:
 
 
 def _quick() -> Iterator[tuple[str, Check]]:
-    for size in (*SQUARES, *UNEQUAL):
+    for size in (*SQUARES, *UNEQUAL, *LARGE[:2]):
         yield from transforms(size, "segments", ("x",), ("y",))
     for size in FORMED:
         for layer in ("spaced", "small"):
@@ -173,7 +174,7 @@ def _quick() -> Iterator[tuple[str, Check]]:
 
 
 def _full() -> Iterator[tuple[str, Check]]:
-    for size in (*SQUARES, *UNEQUAL):
+    for size in (*SQUARES, *UNEQUAL, *LARGE):
         for layer in layers(size):
             yield from transforms(size, layer, LOADED, STORED)
             yield accumulation(size, layer, "w")

@@ -3,13 +3,13 @@
 What a kernel must not touch is NaN: the gaps of a strided array, the end of a bin up to its pitch, outputs before.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from numba_fftconv.cuda import fft2d
+from numba_fftconv.cuda import columns_pass, fft2d, middle, rows_pass, two_pass
 from numba_fftconv.cuda.planes import AxisMap, Epilogue, Planes, Strides
 from numba_fftconv.cuda.toolchain import Kernel
 from numba_fftconv.dtypes import numpy_dtype, rounded, widened
@@ -17,7 +17,7 @@ from numba_fftconv.geometry import PlaneMap
 from numba_fftconv.integers import Size, area, bin_order, bins
 
 WORST = 3e-7  # relative L2 error of a pair of planes
-IDENTITY = PlaneMap(0, 0, 1, 0, 64, 1)
+IDENTITY = PlaneMap(0, 0, 1, 0, 256, 1)
 UNIT = {"float32": 0.0, "float16": 2.0**-11, "bfloat16": 2.0**-8}  # half of the last place, relative
 
 
@@ -51,6 +51,7 @@ class Problem:
     first: int = 0  # rows m that an earlier launch has done
     seed: int = 0
     samples: str = "float32"
+    middle_chunk: int = 32  # planes between the passes of a large transform
 
     @property
     def segments(self) -> int:
@@ -127,6 +128,44 @@ class Pointer(NamedTuple):
 Launch = Callable[[Kernel, tuple[int, int, int], tuple[Any, ...]], None]
 
 
+def middles(problem: Problem) -> Iterator[tuple[middle.Middle, Pointer]]:
+    """Chunks of planes between two passes, and for each the memory of V, poisoned."""
+    width, nbytes = max(1, problem.columns.end(problem.width)), 8 * problem.size[0] // 2 * problem.middle_chunk
+    for some in middle.middles(problem.size, width, problem.count, nbytes * width):
+        V = np.full((problem.size[0] // 2, width, some.pitch), np.nan + 0j, np.complex64)
+        yield some, Pointer(V, V)
+
+
+def transform(problem: Problem, launch: Launch, gx: Pointer, gX: Pointer, *numbers: Any) -> None:
+    """Launch what transforms planes."""
+    size, spaced = problem.size, problem.spaced
+    if not middle.is_large(size):
+        kernel = fft2d.transform_kernel(size, problem.B, problem.half, spaced, problem.samples)
+        launch(kernel, fft2d.launch_grid(problem.count, problem.B), (gx, gX, *numbers))
+        return
+    for some, gV in middles(problem):
+        grid = two_pass.columns_grid(size[0], some)
+        launch(columns_pass.columns_kernel(size[0], spaced, problem.samples), grid, (gx, gV, *numbers, some))
+        last = numbers[1], some, size[0] // 2
+        launch(rows_pass.rows_kernel(size[1]), two_pass.rows_grid(size, some), (gV, gX, *last))
+
+
+def inverse(
+    problem: Problem, launch: Launch, accumulate: bool, gX: Pointer, gy: Pointer, gbias: Pointer | None, *numbers: Any
+) -> None:
+    """Launch what makes planes of their spectra."""
+    size, spaced = problem.size, problem.spaced
+    if not middle.is_large(size):
+        kernel = fft2d.inverse_kernel(size, problem.B, problem.half, spaced, accumulate, problem.samples)
+        launch(kernel, fft2d.launch_grid(problem.count, problem.B), (gX, gy, gbias, *numbers))
+        return
+    for some, gV in middles(problem):
+        first = numbers[1], some, size[0] // 2
+        launch(rows_pass.inverse_rows_kernel(size[1]), two_pass.rows_grid(size, some), (gX, gV, *first))
+        kernel = columns_pass.inverse_columns_kernel(size[0], spaced, accumulate, problem.samples)
+        launch(kernel, two_pass.columns_grid(size[0], some), (gV, gy, gbias, *numbers, some))
+
+
 def check_transform(problem: Problem, launch: Launch) -> None:
     """Run the transform; `launch` takes for each pointer the array and the view of it that the pointer points to."""
     rng = np.random.default_rng(problem.seed)
@@ -134,9 +173,7 @@ def check_transform(problem: Problem, launch: Launch) -> None:
     view[:] = stored(rng.standard_normal(view.shape), problem.samples)
     before = base.copy()
     gX = np.full((bins(problem.size), problem.pitch), np.nan + 0j, np.complex64)
-    kernel = fft2d.transform_kernel(problem.size, problem.B, problem.half, problem.spaced, problem.samples)
-    arguments = (Pointer(base, view), Pointer(gX, gX), *problem.numbers(view))
-    launch(kernel, fft2d.launch_grid(problem.count, problem.B), arguments)
+    transform(problem, launch, Pointer(base, view), Pointer(gX, gX), *problem.numbers(view))
     close(gX[:, : problem.count], spectrum(problem.tiles(loaded(view, problem.samples))))
     assert np.isnan(gX[:, problem.count :]).all(), "wrote between bins"
     assert np.array_equal(base, before, equal_nan=True)
@@ -157,12 +194,11 @@ def check_inverse(problem: Problem, launch: Launch, has_bias: bool = False, beta
     for tile, (plane, c, t, i, u, j) in zip(tiles, problem.windows(out), strict=True):
         old = plane[np.ix_(i, j)] if beta else 0
         plane[np.ix_(i, j)] = 1.5 * tile[np.ix_(t, u)] + (added[c] if has_bias else 0) + beta * old
-    kernel = fft2d.inverse_kernel(size, problem.B, problem.half, problem.spaced, beta != 0, problem.samples)
     epilogue = Epilogue(1.5 / (2 * area(size)), beta)
     memory = Pointer(bias, bias) if has_bias else None
     spectrum_before = gX.copy()
-    arguments = (Pointer(gX, gX), Pointer(base, view), memory, *problem.numbers(view, has_bias), epilogue)
-    launch(kernel, fft2d.launch_grid(problem.count, problem.B), arguments)
+    pointers = Pointer(gX, gX), Pointer(base, view), memory
+    inverse(problem, launch, beta != 0, *pointers, *problem.numbers(view, has_bias), epilogue)
     got, held = loaded(base, problem.samples), ~np.isnan(expected)
     assert np.array_equal(~np.isnan(got), held), "wrote what is not a sample, or missed one"
     error, size, rounding = got[held] - expected[held], tile_size(tiles), UNIT[problem.samples] * np.abs(expected[held])

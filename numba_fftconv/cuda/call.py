@@ -10,6 +10,7 @@ from . import arrays, driver, engine, schedule, sums
 from .arrays import DeviceArray
 from .driver import At
 from .engine import Lie, Program
+from .middle import Region, region_bytes
 from .schedule import LINE_BYTES, Step
 from .toolchain import SIMULATED
 
@@ -93,7 +94,12 @@ class Call:
         """The spectrum of a weight, as an array of its own."""
         work = self.plan.choice.by_pass["forward"].work
         named = {"weight": weight, "spectrum": self.empty((work.weight.nbytes // 8,), "complex64")}
-        step = schedule.Transform("weight", "w", 0, work.weight._replace(array="spectrum"))
+        nbytes = region_bytes(work.size, work.K * work.Cg)
+        if nbytes:
+            named["workspace"] = self.workspace(nbytes)
+        step = schedule.Transform(
+            "weight", "w", 0, work.weight._replace(array="spectrum"), Region("workspace", 0, nbytes)
+        )
         launch(self._program("weight", named, lambda: [step]), named, self.stream)
         return named["spectrum"]
 

@@ -19,10 +19,11 @@ from ..dtypes import HALVES, name_of
 from ..errors import UnsupportedError
 from ..geometry import PlaneMap
 from ..integers import Size, area, bins
-from . import driver, fft2d, pointwise, product, simulator
+from . import columns_pass, driver, fft2d, pointwise, product, rows_pass, simulator, two_pass
 from .block_tile import BlockTile
 from .driver import At, Device, Launch
 from .memory import Memory
+from .middle import Middle, is_large, middles
 from .planes import AxisMap, Epilogue, Planes, Strides
 from .schedule import Inverse, Multiply, Spectrum, Step, Transform
 from .tensor_tiles import SIMULATED_TENSOR_TILES, tiles_of
@@ -70,25 +71,51 @@ def calls(
         if isinstance(step, Multiply):
             yield from _multiply(step, device)
         elif isinstance(step, Transform):
-            yield _transform(step, maps[step.maps], lies[step.operand], device)
+            yield from _transform(step, maps[step.maps], lies[step.operand], device)
         else:
-            yield _inverse(step, maps[step.maps], lies[step.result], has_bias and step.result == "output", device)
+            yield from _inverse(step, maps[step.maps], lies[step.result], has_bias and step.result == "output", device)
 
 
-def _transform(step: Transform, maps: Maps, lie: Lie, device: Device) -> Call:
+def _transform(step: Transform, maps: Maps, lie: Lie, device: Device) -> Iterator[Call]:
+    """One launch, or two for each chunk of planes where the size is large."""
     form, numbers = _planes(step, maps, lie, device)
-    kernel = fft2d.transform_kernel(*form, samples=lie.samples)
-    grid = fft2d.launch_grid(numbers[0].count, form.B)
-    return Call(step.operand, kernel, grid, (At(step.operand), _at(step.spectrum), *numbers))
+    x, spectrum, (R, C) = At(step.operand), _at(step.spectrum), form.size
+    if not is_large(form.size):
+        grid = fft2d.launch_grid(numbers[0].count, form.B)
+        yield Call(step.operand, fft2d.transform_kernel(*form, samples=lie.samples), grid, (x, spectrum, *numbers))
+    for V, middle in _middles(step, maps, lie, numbers):
+        grids = two_pass.columns_grid(R, middle), two_pass.rows_grid(form.size, middle)
+        columns, rows = columns_pass.columns_kernel(R, form.spaced, lie.samples), rows_pass.rows_kernel(C)
+        yield Call(step.operand, columns, grids[0], (x, V, *numbers, middle))
+        yield Call(step.operand, rows, grids[1], (V, spectrum, numbers[1], middle, R // 2))
 
 
-def _inverse(step: Inverse, maps: Maps, lie: Lie, has_bias: bool, device: Device) -> Call:
+def _inverse(step: Inverse, maps: Maps, lie: Lie, has_bias: bool, device: Device) -> Iterator[Call]:
+    """The same the other way round."""
     form, numbers = _planes(step, maps, lie, device, has_bias)
-    kernel = fft2d.inverse_kernel(*form, samples=lie.samples)
-    grid = fft2d.launch_grid(numbers[0].count, form.B)
+    y, spectrum, (R, C) = At(step.result), _at(step.spectrum), form.size
     epilogue = Epilogue(1 / (2 * area(form.size)), 0)
     bias = At("bias") if has_bias else None
-    return Call("inverse", kernel, grid, (_at(step.spectrum), At(step.result), bias, *numbers, epilogue))
+    if not is_large(form.size):
+        grid = fft2d.launch_grid(numbers[0].count, form.B)
+        kernel = fft2d.inverse_kernel(*form, samples=lie.samples)
+        yield Call("inverse", kernel, grid, (spectrum, y, bias, *numbers, epilogue))
+    for V, middle in _middles(step, maps, lie, numbers):
+        grids = two_pass.rows_grid(form.size, middle), two_pass.columns_grid(R, middle)
+        rows = rows_pass.inverse_rows_kernel(C)
+        columns = columns_pass.inverse_columns_kernel(R, form.spaced, samples=lie.samples)
+        yield Call("inverse", rows, grids[0], (spectrum, V, numbers[1], middle, R // 2))
+        yield Call("inverse", columns, grids[1], (V, y, bias, *numbers, epilogue, middle))
+
+
+def _middles(step: Transform | Inverse, maps: Maps, lie: Lie, numbers: tuple[Any, ...]) -> Iterator[tuple[At, Middle]]:
+    """Of a large transform, the chunks of planes that go through V, and where it is."""
+    if is_large(step.spectrum.size):
+        assert step.middle is not None
+        V = At(step.middle.array, step.middle.at)
+        width = max(1, maps[1].end(lie.shape[-1]))
+        for middle in middles(step.spectrum.size, width, numbers[0].count, step.middle.nbytes):
+            yield V, middle
 
 
 class _Form(NamedTuple):
@@ -111,7 +138,8 @@ def _planes(
     count, segments = step.spectrum.rows * channels, (rows.segments, columns.segments)
     planes = Planes(count, step.first, channels, height, width, *segments, int(has_bias))
     strides = Strides._make((*lie.strides, step.spectrum.pitch))
-    form = _Form(size, fft2d.tile_planes(size, device.shared_bytes), half, spaced)
+    B = 0 if is_large(size) else fft2d.tile_planes(size, device.shared_bytes)
+    form = _Form(size, B, half, spaced)
     return form, (planes, strides, AxisMap(*rows.numbers), AxisMap(*columns.numbers))
 
 

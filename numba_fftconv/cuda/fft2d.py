@@ -238,7 +238,7 @@ def make_tile_access(size: Size, B: int, half: bool) -> TileAccess:
 
 # ---- the two kernels -------------------------------------------------------------------------------------------------
 
-_LAYOUT_ARGUMENTS = (
+LAYOUT_ARGUMENTS = (
     namedtuple_type(Planes, types.uint32),
     namedtuple_type(Strides, types.int64),
     namedtuple_type(AxisMap, types.int32),
@@ -326,7 +326,7 @@ def transform_kernel(size: Size, B: int, half: bool = False, spaced: bool = Fals
         cuda.syncthreads()  # all columns are written before a row is read
         all_rows(t, sS, gX, planes, strides, p)
 
-    signature = (samples_of(samples).pointer, COMPLEXES, *_LAYOUT_ARGUMENTS)
+    signature = (samples_of(samples).pointer, COMPLEXES, *LAYOUT_ARGUMENTS)
     name = _name("transform", size, B, half, spaced, samples)
     return Kernel(name, transform, signature, threads, shared_bytes(size, B, half), least_blocks(size, B, spaced))
 
@@ -387,7 +387,7 @@ def inverse_kernel(
         all_columns(t, sS, gy, gbias, planes, strides, rows, columns, epilogue, p)
 
     reals = samples_of(samples).pointer
-    signature = (COMPLEXES, reals, reals, *_LAYOUT_ARGUMENTS, namedtuple_type(Epilogue, types.float32))
+    signature = (COMPLEXES, reals, reals, *LAYOUT_ARGUMENTS, namedtuple_type(Epilogue, types.float32))
     name = _name("inverse", size, B, half, spaced, samples) + ("_accumulate" if accumulate else "")
     blocks = least_blocks(size, B, spaced, accumulate)
     most = INVERSE_REGISTERS if max(size) == 64 and not accumulate else None

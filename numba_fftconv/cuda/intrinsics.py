@@ -1,7 +1,8 @@
 """Single instructions that Numba has no word for, each with a Python twin for the simulator.
 
 A complex64 in global memory is 8 bytes at an address that 8 divides, which Numba cannot know: it moves the two halves
-one by one. `load_c64` and `store_c64` move it in one access of 64 bits.
+one by one. `load_c64` and `store_c64` move it in one access of 64 bits; `load_two_c64` and `store_two_c64` move two in
+one access of 128.
 
 A sample that is accessed under a condition has its address computed under it, from the index on. `place_sample`
 computes the address before, a `load` and a `store` take it, and a step to the next costs one addition of 64 bits. A
@@ -56,6 +57,15 @@ if SIMULATED:
     def store_c64(g: Any, i: Any, z: Any) -> None:
         """Store a complex64 at index i of a pointer or array."""
         g[i] = z
+
+    def load_two_c64(g: Any, i: Any) -> Any:
+        """The complex64 at indices i and i + 1, i even, of a pointer to memory that 16 bytes divide."""
+        return g[i], g[i + np.uint64(1)]
+
+    def store_two_c64(g: Any, i: Any, u: Any, v: Any) -> None:
+        """Store two complex64 at indices i and i + 1, i even, of a pointer to memory that 16 bytes divide."""
+        g[i] = u
+        g[i + np.uint64(1)] = v
 
     def place_sample(g: Any, i: Any) -> Any:
         """The place of the sample at index i of a pointer."""
@@ -116,6 +126,43 @@ else:
             return context.get_dummy_value()
 
         return types.void(g, types.uint64, types.complex64), emit
+
+    _FLOAT4 = ir.VectorType(ir.FloatType(), 4)
+
+    def _float4(context: Any, builder: Any, value: Any, index: Any) -> Any:
+        """Pointer to the four floats at an index of a CPointer."""
+        at = builder.gep(value, [index])
+        return builder.bitcast(at, _FLOAT4.as_pointer(at.type.addrspace))
+
+    @intrinsic
+    def load_two_c64(typingctx: Any, g: Any, i: Any) -> Any:
+        """The complex64 at indices i and i + 1, i even, of a pointer to memory that 16 bytes divide."""
+
+        def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            four = builder.load(_float4(context, builder, *arguments), align=16)
+            pair = []
+            for first in (0, 2):
+                z = context.make_complex(builder, types.complex64)
+                z.real, z.imag = (builder.extract_element(four, ir.IntType(32)(first + part)) for part in (0, 1))
+                pair.append(z._getvalue())
+            return context.make_tuple(builder, signature.return_type, pair)
+
+        return types.UniTuple(types.complex64, 2)(g, types.uint64), emit
+
+    @intrinsic
+    def store_two_c64(typingctx: Any, g: Any, i: Any, u: Any, v: Any) -> Any:
+        """Store two complex64 at indices i and i + 1, i even, of a pointer to memory that 16 bytes divide."""
+
+        def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            four = ir.Constant(_FLOAT4, ir.Undefined)
+            for first, argument in zip((0, 2), arguments[2:], strict=True):
+                value = context.make_complex(builder, types.complex64, value=argument)
+                for part, number in enumerate((value.real, value.imag)):
+                    four = builder.insert_element(four, number, ir.IntType(32)(first + part))
+            builder.store(four, _float4(context, builder, *arguments[:2]), align=16)
+            return context.get_dummy_value()
+
+        return types.void(g, types.uint64, types.complex64, types.complex64), emit
 
     _STORED = {"float32": ir.FloatType(), "float16": ir.HalfType(), "bfloat16": ir.IntType(16)}
     _LONG, _FLOAT = ir.IntType(32), ir.FloatType()

@@ -101,6 +101,24 @@ def next_place(planes: Any, digits: Any) -> Any:
     return n, down, across, c
 
 
+@cache
+def make_across(spaced: bool) -> Any:
+    """The device function (held, x): whether column j of plane p holds samples, and of which column of the array."""
+
+    @device_function
+    def find_across(planes: Any, columns: Any, p: Any, across: Any, j: Any) -> Any:
+        left = int32(int32(across) * columns.advance + columns.start)
+        x = int32(int32(j) + left)
+        held = p < planes.count and x >= int32(0) and int32(j) >= columns.first and int32(j) < columns.limit
+        if spaced:
+            sample = int32(uint32(x) // max(uint32(columns.spacing), uint32(1)))
+            held = held and int32(sample * columns.spacing) == x
+            x = sample
+        return held and x < int32(planes.width), x
+
+    return find_across
+
+
 POSITIONS = 64  # of a column at most, the bits of a mask
 
 
@@ -111,6 +129,7 @@ def make_axis(spaced: bool) -> Any:
     Bit r of a mask says whether position r of the tile holds a sample. A walk has a place (intrinsics.py), which moves
     past each sample; where spacing is 1, past each position from 0 on, whether there is a sample or not.
     """
+    find_across = make_across(spaced)
     ALL, BITS = np.uint64(2**POSITIONS - 1), np.int32(POSITIONS)
     NONE, ONE = np.uint64(0), np.uint64(1)
 
@@ -130,14 +149,7 @@ def make_axis(spaced: bool) -> Any:
         The mask is empty if the launch has no plane p, or the plane no samples there; the index then means nothing.
         """
         n, down, across, c = digits
-        left = int32(int32(across) * columns.advance + columns.start)
-        x = int32(int32(j) + left)
-        held = p < planes.count and x >= int32(0) and int32(j) >= columns.first and int32(j) < columns.limit
-        if spaced:
-            sample = int32(uint32(x) // max(uint32(columns.spacing), uint32(1)))
-            held = held and int32(sample * columns.spacing) == x
-            x = sample
-        held = held and x < int32(planes.width)
+        held, x = find_across(planes, columns, p, across, j)
 
         top = int32(int32(down) * rows.advance + rows.start)
         at = max(int32(rows.first), int32(-top))

@@ -4,6 +4,8 @@ A spectrum is [bin][row][column] complex64, with the pitch from a bin to the nex
 that of a caller, who has it without gaps. Its rows are windows m, (image, segment) pairs, or the filters of a weight;
 its columns are channels. Of a pass, both operands and the result lie in the workspace, one behind the other.
 
+A large transform has memory between its two passes (middle.py), one region behind the spectra for all of them in turn.
+
 Where the workspace shall be small, a pass takes its windows in chunks: the weight is transformed once, forward and
 input_grad make a part of their result from each chunk, and weight_grad adds one chunk after the other to one spectrum,
 in order, from twice the sum so far, so that a chunk changes no bit. Two planes travel as one complex plane: a chunk has
@@ -24,6 +26,7 @@ from ..errors import UnsupportedError
 from ..gpus import GRID_LIMIT
 from ..integers import Size, bins, ceil_div, round_up
 from ..passes import PASSES
+from .middle import Region, region_bytes
 
 LINE = 16  # complex values: 128 bytes
 LINE_BYTES = 8 * LINE
@@ -66,6 +69,7 @@ class Transform(NamedTuple):
     maps: str
     first: int
     spectrum: Spectrum
+    middle: Region | None = None  # of a large transform
 
 
 class Multiply(NamedTuple):
@@ -95,6 +99,7 @@ class Inverse(NamedTuple):
     maps: str
     first: int
     spectrum: Spectrum
+    middle: Region | None = None
 
 
 Step = Transform | Multiply | Inverse
@@ -170,7 +175,7 @@ def schedules(work: Work) -> Iterator[Schedule]:
 
 def workspace_bytes(work: Work, schedule: Schedule) -> int:
     """Bytes of a workspace, with what its beginning may lose to alignment."""
-    return _regions(work, schedule.chunk)[-1].end + LINE_BYTES
+    return _middle(work, schedule.chunk).end + LINE_BYTES
 
 
 def _regions(work: Work, chunk: int) -> tuple[Spectrum, Spectrum, Spectrum]:
@@ -178,6 +183,12 @@ def _regions(work: Work, chunk: int) -> tuple[Spectrum, Spectrum, Spectrum]:
     outputs = Spectrum("workspace", 0, work.size, chunk, work.K)
     inputs = Spectrum("workspace", outputs.end, work.size, chunk, work.C)
     return outputs, inputs, work.weight._replace(array="workspace", at=inputs.end)
+
+
+def _middle(work: Work, chunk: int) -> Region:
+    """What all large transforms of a pass use in turn."""
+    planes = max(chunk * max(work.C, work.K), work.K * work.Cg)
+    return Region("workspace", _regions(work, chunk)[-1].end, region_bytes(work.size, planes))
 
 
 def _chunks(work: Work, schedule: Schedule) -> Iterator[tuple[int, int]]:
@@ -188,6 +199,12 @@ def _chunks(work: Work, schedule: Schedule) -> Iterator[tuple[int, int]]:
 
 def steps(work: Work, schedule: Schedule, spectral: bool = False) -> Iterator[Step]:
     """The steps of a pass in their order; where `spectral`, the weight is a spectrum already, the array 'weight'."""
+    middle = _middle(work, schedule.chunk)
+    for step in _steps(work, schedule, spectral):
+        yield step if isinstance(step, Multiply) else step._replace(middle=middle)
+
+
+def _steps(work: Work, schedule: Schedule, spectral: bool) -> Iterator[Step]:
     if work.pass_name == "weight_grad":
         yield from _weight_grad(work, schedule)
         return
@@ -224,6 +241,12 @@ def shares_gradients(input_grad: Work, weight_grad: Work, whole: bool, schedules
 
 def both_gradients(work: Work, spectral: bool = False) -> Iterator[Step]:
     """Both gradients from one spectrum of dy, in the workspace of one: x takes the place of dx, dw that of w."""
+    middle = _middle(work, work.windows)
+    for step in _both_gradients(work, spectral):
+        yield step if isinstance(step, Multiply) else step._replace(middle=middle)
+
+
+def _both_gradients(work: Work, spectral: bool) -> Iterator[Step]:
     dy, x, weight = _regions(work, work.windows)
     given = work.weight if spectral else weight
     if not spectral:

@@ -7,6 +7,7 @@ stack of spectra: the number of bins is even.
 
 from collections.abc import Mapping
 from functools import lru_cache
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ from .arrays import DeviceArray
 from .call import device, launch
 from .driver import Device
 from .engine import Lie, Program
+from .middle import Region, region_bytes
 from .schedule import MOST_PLANES, MOST_WINDOWS, Inverse, Multiply, Spectrum, Step, Transform
 
 ALIGNMENT = 16  # bytes
@@ -48,10 +50,10 @@ class Stages:
         return made
 
     def transform(self, planes: DeviceArray, spectrum: DeviceArray) -> None:
-        """One launch."""
+        """One launch, or more for a large size."""
         if spectrum.size:
             program = _transform(self.size, Lie.of(planes), self.device)
-            launch(program, {"planes": planes, "spectrum": spectrum}, self.stream)
+            launch(program, {"planes": planes, "spectrum": spectrum, **self._middle(planes)}, self.stream)
 
     def multiply(
         self, row: Pass, a: DeviceArray, b: DeviceArray, y: DeviceArray, groups: int, accumulate: bool
@@ -63,11 +65,16 @@ class Stages:
             launch(program, {"a": a, "b": b, "y": y}, self.stream)
 
     def inverse(self, spectrum: DeviceArray, planes: DeviceArray, bias: DeviceArray | None) -> None:
-        """One launch."""
+        """One launch, or more for a large size."""
         if planes.size:
             program = _inverse(self.size, Lie.of(planes), bias is not None, self.device)
             named = {"spectrum": spectrum, "output": planes} | ({} if bias is None else {"bias": bias})
-            launch(program, named, self.stream)
+            launch(program, named | self._middle(planes), self.stream)
+
+    def _middle(self, planes: DeviceArray) -> dict[str, DeviceArray]:
+        """Memory between the two passes of a large transform."""
+        nbytes = region_bytes(self.size, prod(planes.shape[:2]))
+        return {"workspace": arrays.workspace(nbytes, self.first, self.stream)} if nbytes else {}
 
 
 def _check(array: DeviceArray, name: str) -> None:
@@ -96,6 +103,10 @@ def _spectrum(name: str, size: Size, rows: Rows) -> Spectrum:
     return Spectrum(name, 0, size, *rows, line=1)
 
 
+def _spectrum_and_middle(size: Size, rows: Rows) -> tuple[Spectrum, Region]:
+    return _spectrum("spectrum", size, rows), Region("workspace", 0, region_bytes(size, prod(rows)))
+
+
 def _program(size: Size, step: Step, lies: Mapping[str, Lie], has_bias: bool, device: Device) -> Program:
     rows, columns = (PlaneMap(0, 0, 1, 0, T, 1) for T in size)  # sample i at position i
     return Program(engine.calls([step], {"corner": (rows, columns)}, lies, has_bias, device), device)
@@ -104,14 +115,14 @@ def _program(size: Size, step: Step, lies: Mapping[str, Lie], has_bias: bool, de
 @lru_cache(KEPT)
 def _transform(size: Size, planes: Lie, device: Device) -> Program:
     images, channels, _, _ = planes.shape
-    step = Transform("planes", "corner", 0, _spectrum("spectrum", size, (images, channels)))
+    step = Transform("planes", "corner", 0, *_spectrum_and_middle(size, (images, channels)))
     return _program(size, step, {"planes": planes}, False, device)
 
 
 @lru_cache(KEPT)
 def _inverse(size: Size, planes: Lie, has_bias: bool, device: Device) -> Program:
     images, channels, _, _ = planes.shape
-    step = Inverse("output", "corner", 0, _spectrum("spectrum", size, (images, channels)))
+    step = Inverse("output", "corner", 0, *_spectrum_and_middle(size, (images, channels)))
     return _program(size, step, {"output": planes}, has_bias, device)
 
 

@@ -93,6 +93,16 @@ CORNERS = [
     Problem(2, 6, 6, 7, 6, 3, 2, padding=(1, 0), groups=2, fft_size=6),
     Problem(1, 2, 9, 12, 2, 3, 3, padding=1, batched=False, fft_size=14),
     Problem(1, 1, 20, 20, 1, 9, 9, padding=4, fft_size=32),
+    Problem(3, 2, 1, 60, 3, 1, 9, fft_size=(2, 40)),
+    Problem(1, 2, 6, 14, 2, 3, 5, fft_size=(6, 10)),
+    Problem(1, 1, 40, 5, 1, 30, 2, dilation=(3, 2), padding=(60, 1), fft_size=(128, 8)),
+    Problem(2, 1, 5, 150, 2, 2, 90, stride=(1, 2), fft_size=(4, 128)),
+]
+LARGE = [
+    Problem(1, 1, 110, 100, 2, 100, 90, fft_size=128),
+    Problem(2, 2, 1, 260, 3, 1, 200, fft_size=(2, 256)),
+    Problem(1, 1, 161, 700, 1, 5, 20, fft_size=(32, 64)),
+    Problem(1, 2, 130, 5, 2, 70, 2, padding=1, fft_size=(128, 4)),
 ]
 
 
@@ -108,6 +118,12 @@ def test_drawn_layers(problem: Problem, layouts: tuple[str, str, str], record_wo
 
 @pytest.mark.parametrize("problem", CORNERS, ids=lambda problem: problem.title)
 def test_corners(problem: Problem, record_worst: Recorder) -> None:
+    check(problem, ("contiguous", "contiguous", "contiguous"), record_worst)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("problem", LARGE, ids=lambda problem: problem.title)
+def test_large_kernels(problem: Problem, record_worst: Recorder) -> None:
     check(problem, ("contiguous", "contiguous", "contiguous"), record_worst)
 
 

@@ -23,14 +23,18 @@ from numba_fftconv import (
     transform,
 )
 from numba_fftconv.cuda import schedule, stages
+from numba_fftconv.integers import Size
 
-SHAPES = [  # of planes, and T
+SHAPES: list[tuple[tuple[int, ...], int | Size]] = [  # of planes, and the size of tiles
     ((1, 1, 1, 1), 2),
     ((1, 1, 4, 3), 4),
     ((3, 5, 2, 4), 4),
     ((2, 3, 6, 1), 6),
     ((5, 1, 4, 8), 8),
     ((1, 2, 8, 8), 8),
+    ((2, 3, 2, 9), (2, 10)),
+    ((1, 3, 7, 3), (8, 4)),
+    ((1, 3, 2, 100), (2, 128)),
 ]
 
 
@@ -59,9 +63,10 @@ def poisoned(*shape: int, dtype: str = "complex64") -> tuple[np.ndarray, np.ndar
 
 @pytest.mark.parametrize(("shape", "T"), SHAPES)
 @pytest.mark.parametrize("turned", [False, True])
-def test_transform(shape: tuple[int, ...], T: int, turned: bool, order: Any) -> None:
+def test_transform(shape: tuple[int, ...], T: Any, turned: bool, order: Any) -> None:
     """Of planes of any strides, into a spectrum without gaps and nowhere beside it."""
     planes = np.repeat(draw(*shape), 2, axis=1)[:, ::-2].swapaxes(2, 3) if turned else draw(*shape)
+    T = T[::-1] if turned and isinstance(T, tuple) else T
     kept, want = planes.copy(), transform(planes, T)
     out, around = poisoned(*want.shape)
     given = on_device(out)
@@ -74,15 +79,16 @@ def test_transform(shape: tuple[int, ...], T: int, turned: bool, order: Any) -> 
 
 @pytest.mark.parametrize(("shape", "T"), SHAPES)
 @pytest.mark.parametrize("has_bias", [False, True])
-def test_inverse(shape: tuple[int, ...], T: int, has_bias: bool, order: Any) -> None:
+def test_inverse(shape: tuple[int, ...], T: Any, has_bias: bool, order: Any) -> None:
     """Cropped, into planes of any strides; the imaginary part of bins that are real is not read."""
-    tiles, bias = draw(*shape[:2], T, T), draw(shape[1]) if has_bias else None
+    size = T if isinstance(T, tuple) else (T, T)
+    tiles, bias = draw(*shape[:2], *size), draw(shape[1]) if has_bias else None
     spectrum = transform(tiles, T)
     spectrum[0] += 7j
-    want = inverse(spectrum, shape[2:], bias=bias)
+    want = inverse(spectrum, shape[2:], bias=bias, fft_size=size)
     out, around = poisoned(*shape[:3], 2 * shape[3], dtype="float32")
     given = on_device(out[..., ::-2])
-    on_it: dict[str, Any] = {} if bias is None else {"bias": on_device(bias)}
+    on_it: dict[str, Any] = {"fft_size": size} | ({} if bias is None else {"bias": on_device(bias)})
     assert inverse(on_device(spectrum), shape[2:], **on_it, out=given) is given
     close(out[..., ::-2], want, of=tiles)
     assert np.count_nonzero(~np.isnan(around)) == want.size

@@ -18,10 +18,11 @@ from .races import RaceError, Races
 from .table import TABLE, Values, strange_words
 
 SHARED = 0x400  # the first address of shared memory
+CONSTANT = 0x10000  # of constant memory: a space of its own, as every address names its space
 
 # Instructions that are the machine's own, with the words that may follow the first.
 OWN: dict[str, frozenset[str]] = {
-    "ld": frozenset(["param", "global", "shared", "nc", "v2", "v4"]),
+    "ld": frozenset(["param", "global", "shared", "const", "nc", "v2", "v4"]),
     "st": frozenset(["global", "shared", "v2", "v4"]),
     "cp": frozenset(["async", "cg", "ca", "shared", "global", "commit_group", "wait_group"]),
     "bar": frozenset(["sync"]),
@@ -55,7 +56,7 @@ class Observer:
         """An instruction is executed by the active threads, one bool each."""
 
     def access(self, instruction: Instruction, space: str, address: np.ndarray, size: int, thread: np.ndarray) -> None:
-        """These threads access so many bytes each, at these addresses of "global" or "shared" memory."""
+        """These threads access so many bytes each, at these addresses of "global", "shared" or "const" memory."""
 
 
 class Addressed(Protocol):
@@ -98,6 +99,7 @@ class Block:
         self.counter, self.waits = np.zeros(self.threads, np.int64), np.zeros(self.threads, np.bool_)
         self.registers: dict[str, np.ndarray] = {}
         self.symbols = dict.fromkeys(self.program.dynamic, SHARED)
+        self.symbols |= {name: CONSTANT + place for name, place in self.program.constant_places.items()}
         top = SHARED + launch.shared_bytes
         for name, size in self.program.static.items():
             self.symbols[name] = round_up(top, 16)
@@ -239,26 +241,27 @@ class Block:
         self.observer.access(instruction, space, address, size, thread)
         if space == "global":
             return self.memory.checked(address, size)
-        outside = (address < SHARED) | (address + size > SHARED + len(self.shared))
+        first, extent = (SHARED, len(self.shared)) if space == "shared" else (CONSTANT, len(self.program.constants))
+        outside = (address < first) | (address + size > first + extent)
         if outside.any():
             wrong = int(outside.argmax())
             raise AccessError(
-                f"shared address out of range: thread {thread[wrong]} accesses {size} bytes from"
-                f" {address[wrong] - SHARED} of {len(self.shared)}"
+                f"{space} address out of range: thread {thread[wrong]} accesses {size} bytes from"
+                f" {address[wrong] - first} of {extent}"
             )
-        return (address - SHARED)[:, None] + np.arange(size)
+        return (address - first)[:, None] + np.arange(size)
 
     def move(self, instruction: Instruction, active: np.ndarray) -> None:
         """ld and st, of one value or a vector."""
         loads = instruction.words[0] == "ld"
         register, place = instruction.operands if loads else reversed(instruction.operands)
-        space = "shared" if "shared" in instruction.words else "global"
-        if space not in instruction.words:
+        space = next((word for word in ("global", "shared", "const") if word in instruction.words), None)
+        if space is None:
             raise UnknownInstructionError("an access that may be to any memory: the compiler did not see which")
         kind, count = instruction.kind, _count(instruction)
         size, thread = count * np.dtype(kind).itemsize, np.flatnonzero(active)
         where = self.bytes_at(instruction, space, self.address(place)[active], size, thread)
-        store = self.shared if space == "shared" else self.memory.data
+        store = {"global": self.memory.data, "shared": self.shared, "const": self.program.constants}[space]
         if space == "shared":
             (self.races.read if loads else self.races.write)(instruction, where[:, 0], size, thread)
         if loads:

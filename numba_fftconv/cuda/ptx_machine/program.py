@@ -27,6 +27,7 @@ TYPES: dict[str, Any] = {
 REGISTERS = TYPES | {"f64": np.uint64}  # a register may be declared and never used
 
 _PARAMETER = re.compile(r"\.param\s+(?:\.align\s+(\d+)\s+)?\.(\w+)\s+([\w$]+)(?:\[(\d+)\])?")
+_CONSTANT = re.compile(r"\.const\s+\.align\s+\d+\s+\.b8\s+([\w$]+)\[\d+\]\s*=\s*\{([\d,\s]*)\}")
 _SHARED = re.compile(r"\.shared\s+\.align\s+\d+\s+\.b8\s+([\w$]+)\[(\d*)\]")
 _REGISTER = re.compile(r"\.reg\s+\.(\w+)\s+(.*)")
 _LABEL = re.compile(r"([$\w]+):\s*")
@@ -70,6 +71,7 @@ class Program:
 
     code : instructions. labels : indices into them. parameters : of `parameter_bytes` in all.
     registers : the NumPy type of a register, by its name without the number.
+    constants : bytes of all arrays in constant memory. constant_places : where in them each begins.
     static : shared arrays by name, with their bytes. dynamic : names of the one whose size a launch says.
     """
 
@@ -84,6 +86,12 @@ class Program:
         self.parameter_bytes = 0
         for align, kind, parameter, count in _PARAMETER.findall(header):
             self._add_parameter(parameter, np.dtype(TYPES[kind]).itemsize, int(align or 0), int(count or 0))
+        self.constants, self.constant_places = np.zeros(0, np.uint8), dict[str, int]()
+        for array, values in _CONSTANT.findall(ptx):
+            start = round_up(len(self.constants), 16)
+            self.constant_places[array] = start
+            gap = np.zeros(start - len(self.constants), np.uint8)
+            self.constants = np.concatenate([self.constants, gap, np.array(values.split(","), np.uint8)])
         shared = [(array, int(size or 0)) for array, size in _SHARED.findall(ptx)]
         self.static = {array: size for array, size in shared if size}
         self.dynamic = [array for array, size in shared if not size]
