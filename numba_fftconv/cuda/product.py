@@ -7,8 +7,8 @@
 
 An operand is k-major where the contraction runs along its rows, and else n- or m-major; the three passes are one body.
 Spectra are stored doubled, so the product of two is halved. Where Y is added to, accumulators start from 2*Y, exactly,
-so that a depth in one piece and in several gives the same bits: in fp32 wherever it is cut, on tensor cores at multiples
-of 8.
+so that a depth in one piece and in several gives the same bits: in fp32 wherever it is cut, on tensor cores at
+multiples of 8.
 
 All precisions are one body too: fp32 by FFMA (ffma.py), tf32x3, bf16x3 and tf32 by tensor cores (mma.py), as the tile
 says (tiles.py, tensor_tiles.py). They differ in the inner product: where threads stand, how rows of a slab are padded,
@@ -20,10 +20,11 @@ their way (copies.py). A thread keeps its sums in registers (accumulators.py).
 
 Cost of a bin: 8 * rows * columns * depth flops; rows*depth + columns*depth + rows*columns complex values of 8 bytes.
 
-Example, fp32: 128 images of 192 channels to 384, T = 16, forward: 130 bins of 128 x 384, depth 192, by tiles of 128x64. The
-grid is 6 x 1 x 130. Block (2, 0, 7) computes columns 128 to 191 of bin 7 with 256 threads in 16 x 16. Thread 37 is lane
-5 of warp 1: lane bits 0 and 2 are set, so tx = 8 + 3 and ty = 0; it owns rows 0, 16, 32, ..., 112 and columns 128 + 11,
-27, 43, 59. Each of 24 slabs is (128 + 64) * 10 complex values, 15360 bytes; three of them take 46080 bytes.
+Example: 128 images of 192 channels to 384, T = 16, forward: 130 bins of 128 x 384, depth 192, in fp32 by tiles of
+128x64. The grid is 6 x 1 x 130. Block (2, 0, 7) computes columns 128 to 191 of bin 7 with 256 threads in 16 x 16.
+Thread 37 is lane 5 of warp 1: lane bits 0 and 2 are set, so tx = 8 + 3 and ty = 0; it owns rows 0, 16, 32, ..., 112 and
+columns 128 + 11, 27, 43, 59. Each of 24 slabs is (128 + 64) * 10 complex values, 15360 bytes; three of them take 46080
+bytes.
 
 Source of the scheme: CUTLASS, Efficient GEMM in CUDA (docs/efficient_gemm), as multistage SIMT.
 """
