@@ -39,7 +39,8 @@ def conv2d(
 
     Parameters
     ----------
-    input : float32 or, on a CPU, float64 array [N, C, H, W] or [C, H, W].
+    input : array [N, C, H, W] or [C, H, W] of float16, bfloat16, float32 or, on a CPU, float64. The two halves are
+        computed in float32, and the result is rounded once.
     weight : array [K, C/groups, R, S] of the same dtype, at most 64 samples a side after dilation; or a SpectralWeight.
     bias : array [K] of the same dtype, added to the K planes of the output.
     stride, dilation : int or (rows, columns), in samples.
@@ -72,6 +73,8 @@ def conv2d(
     array([[8, 7, 6],
            [5, 4, 3],
            [2, 1, 0]])
+    >>> conv2d(image.astype(np.float16), filters.astype(np.float16)).dtype
+    dtype('float16')
 
     Source: torch.nn.functional.conv2d; Mathieu, Henaff, LeCun, arXiv 1312.5851.
     """
@@ -92,7 +95,7 @@ def conv2d_input_grad(
     Parameters
     ----------
     input_size : shape of the input, (N, C, H, W) or (C, H, W), in samples.
-    weight : float32 or float64 array [K, C/groups, R, S], or a SpectralWeight.
+    weight : array [K, C/groups, R, S] of a dtype that conv2d takes, or a SpectralWeight.
     grad_output : array [N, K, P, Q] or [K, P, Q] of the same dtype, the gradient with respect to the output.
     stride, padding, dilation, groups, precision, plan, out, stream, workspace : as in conv2d.
 
@@ -134,7 +137,7 @@ def conv2d_weight_grad(
 
     Parameters
     ----------
-    input : float32 or float64 array [N, C, H, W] or [C, H, W].
+    input : array [N, C, H, W] or [C, H, W] of a dtype that conv2d takes.
     weight_size : shape of the weight, (K, C/groups, R, S), in samples.
     grad_output : array [N, K, P, Q] or [K, P, Q] of the same dtype, the gradient with respect to the output.
     stride, padding, dilation, groups, precision, plan, out, stream, workspace : as in conv2d.
@@ -175,7 +178,7 @@ def conv2d_backward(
 
     Parameters
     ----------
-    grad_output : float32 or float64 array [N, K, P, Q] or [K, P, Q], the gradient with respect to the output.
+    grad_output : array [N, K, P, Q] or [K, P, Q] of a dtype that conv2d takes, the gradient with respect to the output.
     input : array [N, C, H, W] or [C, H, W] of the same dtype.
     weight : array [K, C/groups, R, S] of the same dtype, or a SpectralWeight.
     output_mask : which of the three gradients are wanted.
@@ -217,7 +220,7 @@ def plan_conv2d(
     ----------
     input_shape : (N, C, H, W) or (C, H, W), in samples.
     weight_shape : (K, C/groups, R, S), in samples.
-    dtype : float32 or float64.
+    dtype : of the arrays: 'float16', 'bfloat16', 'float32' or 'float64', or such a dtype of NumPy, torch or ml_dtypes.
     stride, padding, dilation, groups : as in conv2d.
     precision : arithmetic of the multiply stage; None is the dtype's own. On a GPU 'fp32', or on tensor cores 'tf32x3'
         (as accurate), 'bf16x3' (errors of about 5e-6), 'tf32' (3e-4); on a CPU all of them run as 'fp32'.

@@ -31,8 +31,10 @@ SCRIPT = """
 import sys
 sys.path.insert(0, sys.argv[1])
 import numpy as np
-from strategies import Problem, call
+from strategies import PASSES, Arrays, Problem, call
+from numba_fftconv.cpu.samples import has_conversions
 from numba_fftconv.cpu.tiles import OUTPUTS
+from numba_fftconv.dtypes import HALVES, rounded, widened
 
 assert OUTPUTS == int(sys.argv[2]), OUTPUTS
 for problem in (Problem(17, 5, 9, 14, 18, 3, 3, padding=1), Problem(40, 2, 8, 8, 3, 3, 3, dtype="float64")):
@@ -40,7 +42,14 @@ for problem in (Problem(17, 5, 9, 14, 18, 3, 3, padding=1), Problem(40, 2, 8, 8,
     for name, want in problem.expected(a).items():
         error = np.linalg.norm(call(plan, a, name) - want) / np.linalg.norm(want)
         assert error <= problem.tolerance(plan, name), (problem, name, error)
-print("done")
+problem = Problem(3, 2, 9, 21, 3, 3, 2, stride=(2, 1), padding=1)
+for dtype in HALVES:
+    rough = Arrays(*(rounded(a, dtype) for a in problem.arrays()))
+    single = Arrays(*map(widened, rough))
+    for name in PASSES:
+        got, want = call(problem.plan(dtype=dtype), rough, name), rounded(call(problem.plan(), single, name), dtype)
+        assert got.tobytes() == want.tobytes(), (dtype, name)
+print("done", has_conversions())
 """
 
 
@@ -52,7 +61,7 @@ def test_short_registers(name: str) -> None:
     done = subprocess.run(
         command, env={**os.environ, **NAMES[name]}, capture_output=True, text=True, timeout=300, check=False
     )
-    assert (done.returncode, done.stdout) == (0, "done\n"), done.stderr
+    assert (done.returncode, done.stdout) == (0, "done False\n"), done.stderr
 
 
 def test_registers_are_those_of_the_processor() -> None:
