@@ -61,9 +61,12 @@ def assert_same(got: np.ndarray, want: np.ndarray, what: str) -> None:
 
 
 @pytest.mark.parametrize("dtype", HALVES)
-def test_a_pass_of_halves_is_that_of_float32_rounded(dtype: str) -> None:
+@pytest.mark.parametrize("problem", [
+    Problem(2, 2, 7, 6, 3, 3, 2, stride=(1, 2), padding=1, fft_size=6),
+    Problem(1, 1, 90, 3, 1, 70, 2, fft_size=(128, 4)),  # columns of several threads, in two passes
+], ids=["small", "large"])  # fmt: skip
+def test_a_pass_of_halves_is_that_of_float32_rounded(problem: Problem, dtype: str) -> None:
     """Bit for bit, a bias and its gradient too, and results with gaps and backward."""
-    problem = Problem(2, 2, 7, 6, 3, 3, 2, stride=(1, 2), padding=1, fft_size=6)
     rough = Arrays(*(rounded(a, dtype) for a in problem.arrays()))
     single, bias = Arrays(*map(widened, rough)), rounded(problem.bias(), dtype)
     plans = plan_of(problem), plan_of(problem, dtype=dtype)
