@@ -86,6 +86,27 @@ def test_against_the_definition(problem: Problem, gpu: Gpu, record_worst: Record
         assert np.array_equal(before, after.host), f"{name} was changed"
 
 
+@pytest.mark.parametrize("precision, error", [
+    ("tf32x3", 1e-6),
+    pytest.param("bf16x3", 1e-5, marks=pytest.mark.slow),
+    pytest.param("tf32", 1e-3, marks=pytest.mark.slow),
+])  # fmt: skip
+def test_precisions(precision: str, error: float, gpu: Gpu) -> None:
+    """On tensor cores, near the definition; a smaller workspace, in chunks of eight windows, changes no bit."""
+    problem = Problem(10, 4, 4, 4, 6, 2, 2, fft_size=4)
+    plan, a = plan_of(problem, precision=precision), problem.arrays()
+    work = plan.choice.by_pass["weight_grad"].work
+    limit = workspace_bytes(work, next(way for way in schedules(work) if way.chunk == 8))
+    small = plan_of(problem, precision=precision, workspace_limit=limit)
+    operands, want = on_gpu(gpu, a), problem.expected(a)
+    for name in PASSES:
+        got = fetched(call(plan, operands, name))
+        assert np.linalg.norm(got - want[name]) <= error * np.linalg.norm(want[name]), name
+        assert_same(fetched(call(small, operands, name)), got, name)
+    kernels = {launch.kernel.name for program in plan.programs.values() for launch in program.calls}
+    assert sum(f"product_{precision}_" in name for name in kernels) == 3
+
+
 def test_arrays_as_they_lie(gpu: Gpu) -> None:
     """Operands and results; nothing is copied, and nothing is written between the samples of a result."""
     plan, a, want = plan_of(SEGMENTS), SEGMENTS.arrays(), passes(gpu, SEGMENTS)
