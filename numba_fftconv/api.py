@@ -41,7 +41,7 @@ def conv2d(
     ----------
     input : array [N, C, H, W] or [C, H, W] of float16, bfloat16, float32 or, on a CPU, float64. The two halves are
         computed in float32, and the result is rounded once.
-    weight : array [K, C/groups, R, S] of the same dtype, at most 64 samples a side after dilation; or a SpectralWeight.
+    weight : array [K, C/groups, R, S] of the same dtype, at most 256 a side after dilation; or a SpectralWeight.
     bias : array [K] of the same dtype, added to the K planes of the output.
     stride, dilation : int or (rows, columns), in samples.
     padding : zeros around the input, in samples: int, (rows, columns), ((top, bottom), (left, right)), 'valid', 'same'.

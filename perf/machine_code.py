@@ -23,7 +23,7 @@ from pathlib import Path
 
 import machine
 
-from numba_fftconv.cuda import fft2d
+from numba_fftconv.cuda import columns_pass, fft2d, rows_pass
 from numba_fftconv.cuda.machine_code import CLASSES, count, read
 from numba_fftconv.cuda.pointwise import pointwise_kernel
 from numba_fftconv.cuda.product import FORMS, product_kernel
@@ -36,6 +36,8 @@ from numba_fftconv.options import CODELET_SIZES
 
 MOST_SHARED = {sm: MULTIPROCESSORS[divmod(sm, 10)].block_shared for sm in (90, 80)}  # bytes that a block may have
 PROCESSES = 2
+UNEQUAL = [(2, 64), (32, 64), (64, 2)]
+LARGE = (128, 256)
 TENSOR = [config for of_one in TENSOR_TILES.values() for config in of_one]
 # What the design expected on sm_90: registers of transform and inverse by T; of a tile, registers, loop, share of FFMA.
 DESIGNED = {8: "32 / 31", 16: "48 / 50", 32: "80 / 80", 64: "156 / 152"}
@@ -73,9 +75,12 @@ class Figures:
 def kernels(sm: int) -> dict[str, Kernel]:
     """By name, every kernel that the tables hold for an architecture."""
     found: list[Kernel] = []
-    for T in CODELET_SIZES:
-        B = fft2d.tile_planes((T, T), MOST_SHARED[sm])
-        found += [fft2d.transform_kernel((T, T), B), fft2d.inverse_kernel((T, T), B)]
+    for size in (*((T, T) for T in CODELET_SIZES), *UNEQUAL):
+        B = fft2d.tile_planes(size, MOST_SHARED[sm])
+        found += [fft2d.transform_kernel(size, B), fft2d.inverse_kernel(size, B)]
+    for T in LARGE:
+        found += [columns_pass.columns_kernel(T), rows_pass.rows_kernel(T)]
+        found += [rows_pass.inverse_rows_kernel(T), columns_pass.inverse_columns_kernel(T)]
     found += [product_kernel(name, config, vec) for config in TILES for name in FORMS for vec in (1, 2)]
     found += [product_kernel(name, config, vec) for config in TENSOR for name in FORMS for vec in (1, 2)]
     found += [*(pointwise_kernel(name) for name in FORMS), sum_kernel()]
