@@ -31,6 +31,7 @@ LAYERS = [
     Problem(1, 1, 1, 1, 1, 1, 1, fft_size=4),
     Problem(2, 2, 7, 6, 5, 3, 2, padding=1, fft_size=6),
     Problem(1, 3, 9, 12, 3, 3, 3, padding=1, batched=False, groups=3, fft_size=14),
+    Problem(2, 1, 4, 9, 2, 3, 5, fft_size=(4, 10)),
     Problem(33, 5, 4, 4, 70, 2, 2, fft_size=4),  # several tiles of the product, ragged, copied value by value
 ]
 titled = {"ids": lambda problem: problem.title}
