@@ -24,8 +24,7 @@ from cuda.bindings import driver as api
 from layers import Layer, select
 
 from numba_fftconv import ConvPlan, conv2d, plan_conv2d
-from numba_fftconv import arrays as doors
-from numba_fftconv.cuda import arrays, cubins, driver, engine
+from numba_fftconv.cuda import arrays, cubins, driver, engine, repeat
 
 LAYER, OTHER = select(["speed/k5"])[0], select(["speed/k9"])[0]
 T = 32
@@ -144,10 +143,9 @@ class Split:
     """Seconds of a call by its parts: each part without the parts that it calls."""
 
     parts: ClassVar[tuple[tuple[str, Any, str], ...]] = (
-        ("reading arrays", doors, "view"),
-        ("checks of the result", doors, "output"),
-        ("workspace", ConvPlan, "_space"),
-        ("launches", engine.Program, "run"),
+        ("looking at arrays", repeat, "_look_at"),
+        ("addresses", repeat.Repeat, "_in_order"),
+        ("launches", engine.Program, "launch"),
         ("the rest", ConvPlan, "forward"),
     )
 

@@ -20,7 +20,7 @@ LAYERS = [
     ["api", "stages"],
     ["plan"],
     ["device"],
-    ["cpu.call", "cuda.stages", "cuda.call", "cpu.stages"],
+    ["cpu.call", "cuda.stages", "cuda.call", "cuda.repeat", "cpu.stages"],
     ["explain", "tuning", "spectral"],
     ["cpu.engine", "cpu.model", "cuda.engine"],
     ["geometry", "options", "arrays"],

@@ -179,11 +179,14 @@ def _dlpack_view(value: Any, said: Callable[[], str]) -> DeviceArray:
 
 def stream_of(stream: Any, first: DeviceArray) -> int:
     """The handle of the stream of a call: the caller's, else the current one of the library of its first array."""
-    if stream is None:
-        return first.library.stream(first.index)
+    return first.library.stream(first.index) if stream is None else handle_of(stream, first.index)
+
+
+def handle_of(stream: Any, index: int) -> int:
+    """The handle of a caller's stream, which must be of the device."""
     handle = _handle(stream)
     if not SIMULATED:
-        driver.check_stream(handle, first.index)
+        driver.check_stream(handle, index)
     return handle
 
 
@@ -209,7 +212,7 @@ def _handle(stream: Any) -> int:
 def begin(arrays: Iterable[DeviceArray], stream: int) -> None:
     """Let the stream wait for whoever fills the arrays."""
     for array in arrays:
-        if array.producer is not None and _differ(array.producer, stream):
+        if array.producer is not None and differ(array.producer, stream):
             driver.wait(stream, array.producer, array.index)
         elif isinstance(array.owner, tuple):  # DLPack: who exports for a stream makes that stream wait
             array.owner[0].__dlpack__(stream=stream or LEGACY)
@@ -218,11 +221,12 @@ def begin(arrays: Iterable[DeviceArray], stream: int) -> None:
 def end(arrays: Iterable[DeviceArray], stream: int) -> None:
     """Let whoever fills the arrays wait for the stream."""
     for array in arrays:
-        if array.producer is not None and _differ(array.producer, stream):
+        if array.producer is not None and differ(array.producer, stream):
             driver.wait(array.producer, stream, array.index)
 
 
-def _differ(producer: int, stream: int) -> bool:
+def differ(producer: int, stream: int) -> bool:
+    """Whether work on one stream may run before what is on another."""
     return not SIMULATED and (producer or LEGACY) != (stream or LEGACY)
 
 
@@ -240,15 +244,21 @@ _generation = [0]
 
 
 def workspace(nbytes: int, like: DeviceArray, stream: int) -> DeviceArray:
-    """Bytes to work in: of the library's own pool, else kept by this thread, device and stream until `forget`."""
-    if like.library in (TORCH, CUPY):
-        return empty((nbytes,), "uint8", like, stream)
+    """Bytes to work in, in the library and on the device and stream of a call."""
+    return view(workspace_of(like.library, nbytes, like.index, stream), "workspace", lambda: "the workspace")
+
+
+def workspace_of(library: Library, nbytes: int, index: int, stream: int) -> Any:
+    """Bytes of the library's own pool, else kept by this thread, device and stream until `forget`."""
+    if library in (TORCH, CUPY):
+        return library.empty((nbytes,), "uint8", index, stream)
     if getattr(_kept, "generation", None) != _generation[0]:
         _kept.generation, _kept.arrays = _generation[0], {}
-    kept = _kept.arrays.get((like.index, stream))
-    if kept is None or kept.size < nbytes:
-        _kept.arrays.pop((like.index, stream), None)
-        kept = _kept.arrays[like.index, stream] = empty((nbytes,), "uint8", like, stream)
+    size, kept = _kept.arrays.get((index, stream), (0, None))
+    if kept is None or size < nbytes:
+        _kept.arrays.pop((index, stream), None)
+        kept = library.empty((nbytes,), "uint8", index, stream)
+        _kept.arrays[index, stream] = nbytes, kept
     return kept
 
 

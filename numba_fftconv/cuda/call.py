@@ -11,6 +11,7 @@ from .arrays import DeviceArray
 from .driver import At
 from .engine import Lie, Program
 from .middle import Region, region_bytes
+from .repeat import Repeats
 from .schedule import LINE_BYTES, Step
 from .toolchain import SIMULATED
 
@@ -65,9 +66,20 @@ class Call:
 
     # ---- what the plan asks for --------------------------------------------------------------------------------------
 
-    def run(self, row: Pass, read: Operands, result: DeviceArray, space: DeviceArray) -> None:
-        """A pass."""
-        self._launch(self._pass(row, read, result, space))
+    def run(self, row: Pass, read: Operands, result: DeviceArray, space: DeviceArray) -> list[Ready]:
+        """A pass; the programs that it was."""
+        ready = self._pass(row, read, result, space)
+        self._launch(ready)
+        return ready
+
+    def keep(self, row: Pass, given: Mapping[str, Any], out: Any, workspace: Any, ready: Sequence[Ready]) -> None:
+        """Let a call like this one go the short way from now on; `given` are the caller's operands."""
+        if SIMULATED or len(ready) > 1:
+            return
+        (program, named), nbytes = ready[0], self.plan.choice.by_pass[row.name].workspace
+        repeats = self.plan.programs.setdefault("repeats", Repeats())
+        made = RESULTS[row.result], self.first.library, self.plan.dtype, nbytes
+        repeats.keep(row.name, given, out, workspace, program, named, *made)
 
     def run_gradients(
         self, rows: Sequence[Pass], read: Operands, results: Mapping[str, DeviceArray], space: DeviceArray

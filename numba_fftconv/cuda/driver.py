@@ -121,13 +121,14 @@ def _context(index: int) -> Any:
 class on:
     """`with on(index):` makes the primary context of a device current to this thread, and then what was before."""
 
-    __slots__ = ("_context", "_pushed")
+    __slots__ = ("_context", "_current", "_pushed")
 
     def __init__(self, index: int) -> None:
-        self._context = _context(index)
+        self._context, self._current = _context(index), initialised().cuCtxGetCurrent
 
     def __enter__(self) -> None:
-        self._pushed = _call("cuCtxGetCurrent") != self._context
+        status, now = self._current()
+        self._pushed = bool(status) or now != self._context
         if self._pushed:
             _call("cuCtxPushCurrent", self._context)
 
@@ -247,6 +248,7 @@ class Launch:
         parameters = _flat(kernel.signature, arguments)
         # The driver gets an array of addresses, one a parameter, and reads each parameter there: slots of 8 bytes.
         self._slots = np.zeros(len(parameters), np.uint64)
+        self._places = self._slots.data  # which takes an int at once
         first = self._slots.ctypes.data
         self._addresses = np.arange(first, first + 8 * len(parameters), 8, dtype=np.uint64)
         self._pointers: list[tuple[int, str, int]] = []
@@ -261,14 +263,21 @@ class Launch:
         self._launch = initialised().cuLaunchKernel
 
     def launch(self, stream: int, pointers: Mapping[str, int]) -> None:
-        """Puts the kernel into a stream, the arrays being where `pointers` says.
+        """Puts the kernel into a stream, the arrays being where `pointers` says."""
+        self.pack(pointers)
+        self.issue(stream)
 
-        The caller has made the device current (`on`), and holds a lock: the slots are this object's own. They may be
-        filled anew after the call, which copies them.
+    def pack(self, pointers: Mapping[str, int]) -> None:
+        """Arguments of arrays that begin where `pointers` says.
+
+        The caller holds a lock from here to `issue`: the slots are this object's own. They may be filled anew after
+        that, which copies them.
         """
-        slots = self._slots
         for slot, name, offset in self._pointers:
-            slots[slot] = pointers[name] + offset
+            self._places[slot] = pointers[name] + offset
+
+    def issue(self, stream: int) -> None:
+        """Puts the kernel into a stream with the arguments as they are packed; the device is current (`on`)."""
         (status,) = self._launch(*self._before, stream, *self._after)
         if status:
             raise _error(f"launch of {self.kernel.name}", status)

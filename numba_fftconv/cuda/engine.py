@@ -195,8 +195,12 @@ class Program:
     def __init__(self, calls: Iterable[Call], device: Device) -> None:
         self.device, self.calls = device, tuple(calls)
         self.lock = threading.Lock()  # of packed arguments, in which addresses change from call to call
+        found = [argument.name for call in self.calls for argument in call.arguments if isinstance(argument, At)]
+        self.names = tuple(dict.fromkeys(found))  # of its arrays
+        self._packed: tuple[int, ...] = ()  # their addresses, as they stand in the arguments
         if not SIMULATED:
-            with driver.on(device.index):
+            self._on = driver.on(device.index)
+            with self._on:
                 self.launches = [Launch(call.kernel, call.grid, call.arguments, device) for call in self.calls]
 
     def run(self, arrays: Mapping[str, Any], stream: int) -> None:
@@ -205,10 +209,22 @@ class Program:
             for call in self.calls:
                 _simulate(call, arrays)
             return
-        pointers = {name: array.pointer for name, array in arrays.items()}
-        with self.lock, driver.on(self.device.index):
+        self.launch(tuple([arrays[name].pointer for name in self.names]), stream)
+
+    def launch(self, addresses: tuple[int, ...], stream: int) -> None:
+        """The same of arrays that begin at these addresses, in the order of `names`."""
+        with self.lock, self._on:
+            self._pack(addresses)
             for launch in self.launches:
-                launch.launch(stream, pointers)
+                launch.issue(stream)
+
+    def _pack(self, addresses: tuple[int, ...]) -> None:
+        """Arguments with these addresses; under the lock."""
+        if addresses != self._packed:
+            named = dict(zip(self.names, addresses, strict=True))
+            for launch in self.launches:
+                launch.pack(named)
+            self._packed = addresses
 
     def profile(self, arrays: Mapping[str, Any], stream: int) -> dict[str, float]:
         """Run it and wait; seconds of each stage."""
@@ -219,10 +235,10 @@ class Program:
                 _simulate(call, arrays)
                 spent[call.stage] = spent.get(call.stage, 0.0) + time.perf_counter() - start
             return spent
-        pointers = {name: array.pointer for name, array in arrays.items()}
-        with self.lock, driver.on(self.device.index), driver.Clock(stream) as clock:
+        with self.lock, self._on, driver.Clock(stream) as clock:
+            self._pack(tuple([arrays[name].pointer for name in self.names]))
             for launch in self.launches:
-                launch.launch(stream, pointers)
+                launch.issue(stream)
                 clock.mark()
         for call, seconds in zip(self.calls, clock.seconds, strict=True):
             spent[call.stage] = spent.get(call.stage, 0.0) + seconds
