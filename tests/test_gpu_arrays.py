@@ -95,6 +95,43 @@ def test_libraries_may_be_mixed(put: Callable[[np.ndarray], Any]) -> None:
         assert type(y) is type(x) and np.array_equal(on_host(y), want)
 
 
+# ---- graphs
+
+
+def test_a_call_in_a_graph_of_torch() -> None:
+    """As README has it: bound before, captured once, replayed on what the tensors hold then."""
+    plan, a = LAYER.plan(device="cuda"), LAYER.arrays()
+    x, w = tensor(np.zeros_like(a.x)), tensor(a.w)
+    y = torch.empty(LAYER.y_shape, device=DEVICE)
+    workspace = torch.empty(plan.workspace_size, dtype=torch.uint8, device=DEVICE)
+    plan.forward(x, w, out=y, workspace=workspace)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        plan.forward(x, w, out=y, workspace=workspace)
+    x.copy_(tensor(a.x))
+    y.fill_(torch.nan)
+    graph.replay()
+    assert np.array_equal(on_host(y), wanted()["forward"])
+
+
+def test_a_call_in_a_graph_of_cupy() -> None:
+    cupy = pytest.importorskip("cupy")
+    plan, a = LAYER.plan(device="cuda"), LAYER.arrays()
+    x, w, y = cupy.zeros(a.x.shape, "float32"), cupy.asarray(a.w), cupy.empty(LAYER.y_shape, "float32")
+    workspace = cupy.empty(plan.workspace_size, "uint8")
+    plan.forward(x, w, out=y, workspace=workspace)
+    cupy.cuda.Device().synchronize()
+    stream = cupy.cuda.Stream(non_blocking=True)
+    with stream:
+        stream.begin_capture()
+        plan.forward(x, w, out=y, workspace=workspace)
+        graph = stream.end_capture()
+        x.set(a.x)
+        graph.launch(stream)
+    stream.synchronize()
+    assert np.array_equal(y.get(), wanted()["forward"])
+
+
 # ---- streams
 
 
