@@ -17,7 +17,7 @@ import numpy as np
 from . import arrays, dtypes, options, passes, tuning
 from .cpu import call as cpu_call
 from .cpu import threads
-from .errors import InvalidTypeError, PlanMismatchError, UnsupportedError
+from .errors import InvalidTypeError, PlanMismatchError
 from .explain import explain
 from .geometry import ConvGeometry, PlaneMap, of_layer
 from .integers import Size
@@ -349,8 +349,6 @@ def _build(
     if fft_size is None:
         choice = tuning.candidates(geometry, dtype, target, limit, count, precision)[0]
     else:
-        if not tuning.has_kernels(target, fft_size):
-            raise UnsupportedError(f"fft_size is {fft_size}: this version has no transform of it on {target}")
         choice = tuning.choose(geometry, dtype, target, fft_size, limit, count, precision)
         if limit is not None and choice.workspace > limit:
             raise tuning.too_small(limit, choice.workspace)

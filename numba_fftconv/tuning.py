@@ -22,10 +22,10 @@ from .cpu.schedule import Work, schedules, workspace_bytes
 from .cuda import schedule as cuda
 from .cuda import tensor_tiles
 from .cuda.middle import is_large, plane_bytes, region_bytes
-from .errors import UnsupportedError, WorkspaceError
+from .errors import WorkspaceError
 from .geometry import Axis, ConvGeometry
 from .integers import Size, bins, ceil_div
-from .options import CODELET_SIZES, FFT_SIZES
+from .options import FFT_SIZES
 from .passes import PASSES, Pass
 
 FEW = 5  # lengths of each axis of which a plan tries unequal sides
@@ -146,12 +146,15 @@ def cpu_work(geometry: ConvGeometry, itemsize: int, size: Size, row: Pass) -> Wo
 
 def cpu_works(geometry: ConvGeometry, itemsize: int, size: Size, row: Pass) -> list[Work]:
     """One pass in each kind of lanes that it can have."""
-    g, extents = geometry, []
-    for name, maps in zip((*row.operands, row.result), row.maps, strict=True):
-        reached = (axis.end(n) for axis, n in zip(g.maps(maps, size), g.shapes[name][-2:], strict=True))
-        extents.append(quarters(max(reached), max(size)))
-    ends, segments = (extents[0], extents[1], extents[2]), prod(g.segments(size, row.name))
-    work = Work(row.name, itemsize, size, max(1, g.N), g.C, g.K, g.groups, segments, ends)
+    g = geometry
+
+    def extents(name: str, maps: str) -> Size:
+        rows, columns = (axis.end(n) for axis, n in zip(g.maps(maps, size), g.shapes[name][-2:], strict=True))
+        return quarters((rows, columns), size)
+
+    first, second, result = map(extents, (*row.operands, row.result), row.maps)
+    segments = prod(g.segments(size, row.name))
+    work = Work(row.name, itemsize, size, max(1, g.N), g.C, g.K, g.groups, segments, (first, second, result))
     return [work, *work.exchanges()]
 
 
@@ -187,7 +190,7 @@ def candidates(
     Best is the least time of the three passes together without a limit: so the size, on which the bits of all results
     depend, is one for all of them, and a limit changes it only where no schedule at that size fits.
     """
-    free = (choose(geometry, dtype, device, size, None, threads, precision) for size in sizes(geometry, device))
+    free = (choose(geometry, dtype, device, size, None, threads, precision) for size in sizes(geometry))
     ranked = sorted(free, key=lambda choice: choice.seconds)
     if limit is None:
         return ranked
@@ -198,13 +201,13 @@ def candidates(
     return fitting
 
 
-def sizes(geometry: ConvGeometry, device: str) -> list[Size]:
+def sizes(geometry: ConvGeometry) -> list[Size]:
     """The sizes of tiles among which a plan chooses: all squares, and where rows and columns differ, unequal sides.
 
     Of those each axis has the FEW lengths that cover it with the fewest positions, segments and their overlap counted.
 
     >>> wide = ConvGeometry.from_arguments((1, 1, 1, 60), (1, 1, 1, 9))
-    >>> (2, 60) in sizes(wide, "cpu")
+    >>> (2, 60) in sizes(wide)
     True
     """
     axes = geometry.rows, geometry.cols
@@ -215,22 +218,12 @@ def sizes(geometry: ConvGeometry, device: str) -> list[Size]:
             sorted(lengths, key=partial(_covered, axis))[:FEW] for axis, lengths in zip(axes, held, strict=True)
         )
         found += [(tall, wide) for tall in rows for wide in columns if tall != wide]
-    if not (able := [size for size in found if has_kernels(device, size)]):
-        R, S = geometry.weight_shape[-2:]
-        raise UnsupportedError(f"a kernel of {R} x {S}: this version has no transform for it on {device}")
-    return able
+    return found
 
 
 def _covered(axis: Axis, T: int) -> int:
     """Positions of all segments of the three passes; a shorter length is better where two cover as many."""
     return sum(axis.segments(T, name) for name in PASSES) * T
-
-
-def has_kernels(device: str, size: Size) -> bool:
-    """Whether the engine of a device has transforms of this size."""
-    if device == "cpu":
-        return size[0] == size[1] <= CODELET_SIZES[-1]
-    return True
 
 
 def too_small(limit: int, needed: int) -> WorkspaceError:

@@ -26,11 +26,11 @@ class Scope(NamedTuple):
     """What is drawn from: few lengths, as each new one costs seconds of compilation, and counts with their edges."""
 
     dtypes: tuple[str, ...] = ("float32", "float64")
-    fft_sizes: tuple[int | None, ...] = (*2 * (8, 8, 12, 14, 16, 16, 20), None, 64)
+    fft_sizes: tuple[int | Pair | None, ...] = (*2 * (8, 8, 12, 14, 16, 16, 20), (8, 14), (4, 128), None, 64)
     channels: tuple[int, ...] = (1, 1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17)
     batches: tuple[int, ...] = (1, 1, 2, 3, 7, 8, 9, 15, 16, 17, 33)
     multiplications: float = 4e6  # of the reference in one pass
-    longest: int = 50  # samples of a side; 130 where T is 64
+    longest: int = 50  # samples of a side; 130 where T is 64 or more
 
 
 WHOLE = Scope()
@@ -241,16 +241,17 @@ def problems(draw: st.DrawFn, dtypes: tuple[str, ...] | None = None, scope: Scop
     """Any layer that the library accepts, small enough for the definition."""
     dtype = draw(st.sampled_from(scope.dtypes if dtypes is None else dtypes))
     chosen = draw(st.sampled_from(scope.fft_sizes))
-    T, at_most = {None: (8, 10), 64: (64, 130)}.get(chosen, (chosen or 8, scope.longest))
+    tall, wide = _pair(chosen or 8)
     form = draw(st.sampled_from(("valid", "same", "int", "pair", "sides", "sides")))
-    H, R, top, bottom, down, tall = draw(_axis(T, form, at_most))
-    W, S, left, right, across, wide = draw(_axis(T, form, at_most))
+    at_most = 10 if chosen is None else 130 if max(tall, wide) >= 64 else scope.longest
+    H, R, top, bottom, down, apart = draw(_axis(tall, form, at_most))
+    W, S, left, right, across, aside = draw(_axis(wide, form, at_most))
     if form == "int":  # one number serves both axes
         left = right = top = bottom = max(top, left)
     forms: dict[str, Any] = {"valid": "valid", "same": "same", "int": top, "pair": (top, left)}
     padding = forms.get(form, ((top, bottom), (left, right)))
     stride: int | Pair = down if down == across and draw(st.booleans()) else (down, across)
-    dilation: int | Pair = tall if tall == wide and draw(st.booleans()) else (tall, wide)
+    dilation: int | Pair = apart if apart == aside and draw(st.booleans()) else (apart, aside)
 
     kind = draw(st.sampled_from(("dense", "dense", "dense", "grouped", "depthwise")))
     groups = 1 if kind == "dense" else draw(st.sampled_from((2, 3, 4, 9) if kind == "depthwise" else (2, 3)))
@@ -265,7 +266,7 @@ def problems(draw: st.DrawFn, dtypes: tuple[str, ...] | None = None, scope: Scop
     N, C, K = counts.values()
     return Problem(
         N, C, H, W, K, R, S, stride, padding, dilation, groups, dtype,
-        fft_size=chosen if chosen is None or draw(st.integers(0, 9)) else (chosen, chosen),
+        fft_size=chosen if chosen is None or draw(st.integers(0, 9)) else _pair(chosen),
         batched=N > 1 or draw(st.booleans()),
         scales=draw(st.sampled_from(((1.0,), (1.0,), (1.0, 100.0), (1e4, 1.0, 1.0)))),
         seed=draw(st.integers(0, 999)),

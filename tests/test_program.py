@@ -37,16 +37,15 @@ Place = tuple[str, int]  # a memory, "shared", "private" or "filters", and an of
 
 @st.composite
 def works(draw: st.DrawFn) -> Work:
-    """A pass of a layer: a block of 8 or 16 images not full, full, or one more; T sets how many tasks a stage has."""
+    """A pass of a layer: a block of 8 or 16 images not full, full, or one more; the size sets the number of tasks."""
     groups = draw(st.sampled_from((1, 1, 1, 2, 3, 9)))
     most = 40 if groups == 1 else 12
     C, K = (groups * draw(st.sampled_from((1, 2, 3, 4, 5, 8)) | st.integers(1, most)) for _ in range(2))
     images = draw(st.sampled_from((1, 2, 7, 8, 9, 15, 16, 17, 33, 70, 140)))
     segments = draw(st.sampled_from((1, 1, 2, 3)))
-    T = draw(st.sampled_from((2, 8, 8, 64)))
-    work = Work(
-        draw(st.sampled_from(PASSES)), draw(st.sampled_from((4, 8))), (T, T), images, C, K, groups, segments, (T, T, T)
-    )
+    size = draw(st.sampled_from(((2, 2), (8, 8), (8, 8), (64, 64), (2, 64), (64, 8))))
+    name, itemsize = draw(st.sampled_from(PASSES)), draw(st.sampled_from((4, 8)))
+    work = Work(name, itemsize, size, images, C, K, groups, segments, (size, size, size))
     return draw(st.sampled_from((work, *work.exchanges())))
 
 
@@ -114,9 +113,9 @@ class Reader:
         """Of a transform or an inverse: the places of its lines, with the block and the channel of the planes."""
         lo, hi, *where = (int(n) for n in step[LO:])
         channels, bin_pitch, row_pitch = where[fft2d.CHANNELS], where[fft2d.BIN_PITCH], where[fft2d.ROW_PITCH]
-        T, line = self.work.size[0], self.work.line
+        rows, line = self.work.size[0], self.work.line
         assert 0 <= lo < hi and (hi <= channels or bin_pitch >= hi * line)
-        size = (T - 1) * row_pitch + (columns - 1) * bin_pitch + hi * line
+        size = (rows - 1) * row_pitch + (columns - 1) * bin_pitch + hi * line
         kind, begin = self.place(where[fft2d.AT], size)
         for task in range(lo, hi):
             block, channel = divmod(task, channels)
@@ -124,12 +123,12 @@ class Reader:
 
     def transform(self, step: np.ndarray) -> None:
         real = step[KERNEL] == SECOND and not self.work.sums_lanes
-        columns = self.work.size[0] // 2 + 1 if real else self.work.size[0]
+        columns = self.work.size[1] // 2 + 1 if real else self.work.size[1]
         for place, block, channel in self.lines(step, columns):
             self.write(place, ("w" if real else "xd"[step[KERNEL]], block, channel))
 
     def inverse(self, step: np.ndarray) -> None:
-        for place, block, channel in self.lines(step, self.work.size[0]):
+        for place, block, channel in self.lines(step, self.work.size[1]):
             self.inverted[block, channel] += 1
             if self.work.sums_lanes:
                 for ky in range(self.work.size[0]):
@@ -154,6 +153,7 @@ class Reader:
         job, work = [int(n) for n in step[ARGUMENTS:]], self.work
         blocks, groups, steps, count = (job[i] for i in (product.BLOCKS, product.GROUPS, product.STEPS, product.COUNT))
         assert (step[1], step[2], job[product.SWAPPED]) == (0, work.size[0], work.pass_name == "input_grad")
+        assert (job[product.ROWS], job[product.COLUMNS]) == work.size
 
         def begin(operand: int, columns: int, last: int) -> Place:
             row, leap = job[operand + 1], job[operand + 2]
@@ -169,10 +169,10 @@ class Reader:
             across, far = i % work.lanes * job[product.W_STEP], i // work.lanes * job[product.W_BLOCK]
             return group * job[product.W_GROUP] + o * job[product.W_OUTPUT] + across + far
 
-        x_kind, x = begin(product.X_AT, work.size[0], to_line(product.X_AT, blocks - 1, groups - 1, steps))
-        y_kind, y = begin(product.Y_AT, work.size[0], to_line(product.Y_AT, blocks - 1, groups - 1, count))
+        x_kind, x = begin(product.X_AT, work.size[1], to_line(product.X_AT, blocks - 1, groups - 1, steps))
+        y_kind, y = begin(product.Y_AT, work.size[1], to_line(product.Y_AT, blocks - 1, groups - 1, count))
         last = to_weight(groups - 1, count - 1, steps - 1) // work.line * work.line + work.line
-        w_kind, w = begin(product.W_AT, work.size[0] // 2 + 1, last)
+        w_kind, w = begin(product.W_AT, work.size[1] // 2 + 1, last)
         for group in range(groups):
             for o in range(count):
                 weights = [self.weight(w_kind, w, to_weight(group, o, i)) for i in range(steps)]
@@ -196,12 +196,14 @@ class Reader:
         first, lines, blocks = job[product.FIRST], job[product.LINES], job[product.BLOCKS]
         sides = job[product.PAIRS], job[product.CHANNELS], job[product.FILTERS]
         assert sides == (work.pairs, work.Cg, work.Kg) and first % work.line == 0
+        assert (job[product.ROWS], job[product.COLUMNS]) == work.size
+        last = np.subtract(work.size, 1)
         summed = []
         for block in range(blocks):
             seen = set()
             for at, leap, name, channels in ((product.X_AT, product.X_BLOCK, "x", work.C),
                                              (product.W_AT, product.W_BLOCK, "d", work.K)):
-                size = (work.size[0] - 1) * (job[at + 1] + job[at + 2]) + block * job[leap] + channels * work.line
+                size = int(last @ job[at + 1 : at + 3]) + block * job[leap] + channels * work.line
                 kind, begin = self.place(job[at], size)
                 for channel in range(channels):
                     letter, of_block, of_channel = self.memory[kind, begin + block * job[leap] + channel * work.line]
@@ -209,7 +211,7 @@ class Reader:
                     seen.add(of_block)
             (found,) = seen
             summed.append(found)
-        size = (work.size[0] - 1) * (job[product.Y_ROW] + job[product.Y_BIN]) + lines * work.line
+        size = int(last @ (job[product.Y_ROW], job[product.Y_BIN])) + lines * work.line
         kind, begin = self.place(job[product.Y_AT], size)
         for n in range(lines):
             for ky in range(step[1], step[2]):
@@ -252,7 +254,7 @@ def test_the_regions_of_a_workspace_follow_each_other(job: tuple[Work, Schedule]
     work, schedule = job
     at = regions(work, schedule)
     assert 0 == at.first <= at.second <= at.result <= at.workers
-    scratch = fft2d.buffer_size(work.size[0], work.itemsize)
+    scratch = fft2d.buffer_size(work.size, work.itemsize)
     assert scratch == at.private_first <= at.private_second <= at.private_result <= at.private
     assert at.end == at.workers + schedule.workers * at.private
     assert workspace_bytes(work, schedule) >= at.end * work.itemsize
@@ -268,7 +270,7 @@ def test_parts_are_a_division(count: int, lines: int, workers: int) -> None:
 @pytest.mark.parametrize("name", PASSES)
 def test_a_wrong_number_in_a_program_is_seen(name: str) -> None:
     """The test of the tests: each place, first block and first channel in turn is one too large."""
-    work = Work(name, 4, (8, 8), 40, 20, 12, 1, 1, (8, 8, 8))
+    work = Work(name, 4, (8, 4), 40, 20, 12, 1, 1, ((8, 4),) * 3)
     for schedule in schedules(work, 2):
         table = Reader(work, schedule, is_spectral=False).table
         for row, step in enumerate(table.steps):

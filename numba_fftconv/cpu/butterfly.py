@@ -15,6 +15,10 @@ import math
 from functools import cache
 from typing import Any
 
+from ..integers import ceil_div
+
+ONE_PIECE = 64  # the longest transform in one piece: the time to compile one grows faster than its length
+
 
 def unit(k: int, n: int) -> complex:
     """e^(2 pi i k/n), exact on the axes."""
@@ -73,6 +77,16 @@ def fft(x: list[Any], sign: int) -> list[Any]:
     return out
 
 
+def levels(n: int) -> tuple[int, int]:
+    """(A, B), n = A B: a length of more than ONE_PIECE is B transforms of length A, then A of length B.
+
+    >>> levels(64), levels(128), levels(256)
+    ((64, 1), (16, 8), (16, 16))
+    """
+    B = max(b for b in range(1, n) if n % b == 0 and b * b <= n) if n > ONE_PIECE else 1
+    return n // B, B
+
+
 class Pair:
     """A complex value as a pair of reals: anything with +, - and multiplication by a Python float, or the number 0."""
 
@@ -124,8 +138,13 @@ class Counter:
 def flops(T: int, real: bool = False, inputs: int | None = None) -> int:
     """Real additions and multiplications of one transform of length T, of which the first `inputs` values are not zero.
 
-    A transform of which only so many outputs are wanted takes as many.
+    A transform of which only so many outputs are wanted takes as many. In two levels half a transform of two packed
+    reals is one of a real, see lines.py, and its untangling takes 4 for each bin.
     """
+    A, B = levels(T)
+    if B > 1:
+        whole = B * flops(A, inputs=None if inputs is None else ceil_div(inputs, B)) + 6 * T + A * flops(B)
+        return whole // 2 + 2 * T if real else whole
     Counter.total = 0
     values = [Pair(Counter(), 0 if real else Counter()) for _ in range(T if inputs is None else inputs)]
     fft([*values, *[Pair(0, 0)] * (T - len(values))], -1)

@@ -67,10 +67,10 @@ def kernels(work: Work) -> tuple[Kernel, Kernel, Kernel, Kernel]:
     first, second, result = work.extents
     multiply = product.weight_product_kernel if work.sums_lanes else product.product_kernel
     return (
-        fft2d.transform_kernel(work.dtype, work.size[0], False, first),
-        fft2d.transform_kernel(work.dtype, work.size[0], not work.sums_lanes, second),
+        fft2d.transform_kernel(work.dtype, work.size, False, first),
+        fft2d.transform_kernel(work.dtype, work.size, not work.sums_lanes, second),
         multiply(work.dtype),
-        fft2d.inverse_kernel(work.dtype, work.size[0], result),
+        fft2d.inverse_kernel(work.dtype, work.size, result),
     )
 
 
@@ -95,7 +95,6 @@ class Run:
     dtype: str
     workers: int
     kernels: tuple[Kernel, ...]
-    T: int
     space: np.ndarray
     filters: np.ndarray  # spectra of weights: those in the workspace, or an array of their own
     planes: tuple[np.ndarray, np.ndarray, np.ndarray]  # of both operands and the result
@@ -134,7 +133,6 @@ class Run:
             dtype=work.dtype,
             workers=schedule.workers,
             kernels=kernels(work),
-            T=work.size[0],
             space=space,
             filters=filters,
             planes=(of_first, of_second, of_result),
@@ -149,20 +147,19 @@ class Run:
     def of_weights(cls, work: Work, weights: Operand, workers: int, space: np.ndarray) -> "Run":
         """The transform of all weights into a spectrum at the beginning of `space`."""
         planes = weights.planes(work.unit, work.unit_blocks)
-        kernel = fft2d.transform_kernel(work.dtype, work.size[0], True, work.extents[1])
+        kernel = fft2d.transform_kernel(work.dtype, work.size, True, work.extents[1])
         return cls(
             program=weights_program(work, workers),
             dtype=work.dtype,
             workers=workers,
             kernels=(kernel,) * KERNELS,
-            T=work.size[0],
             space=space,
             filters=space,
             planes=(planes,) * 3,
             bias=zeros(1, work.dtype),
             scale=space.dtype.type(1),
             own=work.all_weights().reals,
-            own_size=buffer_size(work.size[0], work.itemsize),
+            own_size=buffer_size(work.size, work.itemsize),
             held=(weights,),
         )
 
@@ -172,7 +169,7 @@ class Run:
         steps, tasks, stages, most_at_once = self.program
         state, claims = np.zeros(len(stages), np.int64), np.full(self.workers, NO_CLAIM)
         arrays = self.space, self.filters, *self.planes, self.bias
-        known = claims, steps, tasks, stages, state, self.T, *arrays, self.scale, calls
+        known = claims, steps, tasks, stages, state, *arrays, self.scale, calls
         bell = threads.bell()
 
         def work(worker: int) -> None:
@@ -205,7 +202,7 @@ class Run:
         call = self.kernels[kernel]
         start = time.perf_counter()
         if kernel == MULTIPLY:
-            call(lo, hi, self.T, self.space, self.filters, where)
+            call(lo, hi, self.space, self.filters, where)
         elif kernel < MULTIPLY:
             call(lo, hi, self.space, own, self.planes[kernel], where)
         else:
@@ -216,7 +213,7 @@ class Run:
 def transform_weights(work: Work, weights: Operand, workers: int) -> np.ndarray:
     """The spectrum of all weights, as an array of its own."""
     size = work.all_weights().reals
-    space = threads.memory((size + workers * buffer_size(work.size[0], work.itemsize)) * work.itemsize)
+    space = threads.memory((size + workers * buffer_size(work.size, work.itemsize)) * work.itemsize)
     space = space[: space.nbytes // 64 * 64].view(work.dtype)
     Run.of_weights(work, weights, workers, space)()
     return space[:size].copy()

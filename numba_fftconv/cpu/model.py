@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from ..integers import area, bins, ceil_div
-from .butterfly import flops
+from .butterfly import flops, levels
 from .product import SLAB
 from .schedule import Schedule, Work, regions
 from .tiles import OUTPUTS
@@ -64,6 +64,11 @@ CPU = CpuRates(
 )  # fmt: skip
 
 
+def passes_of(T: int) -> int:
+    """How often a transform reads and writes its lines."""
+    return 2 if levels(T)[1] > 1 else 1
+
+
 def busiest(count: int, size: int, workers: int) -> float:
     """The share of the busiest worker where tasks take `size` of `count` things, the last one the rest."""
     tasks = ceil_div(count, size)
@@ -88,14 +93,14 @@ class CpuModel:
 
     def _transform(self, tasks: int, operand: int, held: int) -> Cost:
         """Tasks of one operand or result, whose spectra take `held` reals at a time; weights are real."""
-        (tall, wide), rates = self.work.size, self.rates
-        extent, nbytes = self.work.extents[operand], held * self.work.itemsize
-        real = operand == 1 and self.schedule.order != "staged"
-        rows, columns = flops(wide, real, extent), wide / 2 + 1 if real else wide
+        (tall, wide), (rows, inputs), rates = self.work.size, self.work.extents[operand], self.rates
+        nbytes, real = held * self.work.itemsize, operand == 1 and self.schedule.order != "staged"
+        columns = wide / 2 + 1 if real else wide
         speed = rates.far if nbytes > rates.shared_bytes else rates.scattered
         moved = self._bytes(tasks / 2 if real else tasks) / speed if nbytes > rates.near_bytes else 0.0
-        operations = extent * rows + columns * flops(tall, inputs=extent)
-        return Cost(tasks * (operations / rates.transform + (extent * wide + columns * tall) / rates.line), moved)
+        operations = rows * flops(wide, real, inputs) + columns * flops(tall, inputs=rows)
+        lines = rows * wide * passes_of(wide) + columns * tall * passes_of(tall)
+        return Cost(tasks * (operations / rates.transform + lines / rates.line), moved)
 
     def _read(self, lines: float, held: int) -> float:
         """Seconds that a product waits for spectra of `held` reals."""

@@ -8,8 +8,8 @@ A line of an image spectrum is z = a + ib, two real planes a and b in each of L 
 never told apart, since W is the spectrum of a real plane: it stands at one bin of each pair {f, -f}, and W[-f] = conj
 W[f]. So a tile of the first two products is some outputs x L lanes x {f, -f} (tiles.py). The passes differ in where the
 next W lies, and in which of f and -f meets conj W: both are numbers of the job, so one compiled kernel serves both
-passes and all T. Sums run in slabs of DEPTH steps, each added to the result in memory: that keeps a slab of X in the
-first-level cache, and bounds the rounding of a long sum.
+passes and all sizes. Sums run in slabs of DEPTH steps, each added to the result in memory: that keeps a slab of X in
+the first-level cache, and bounds the rounding of a long sum.
 
 The third product, where it sums over lanes (see schedule.py for when), uses that with D = dY, at f and -f together,
 
@@ -21,7 +21,7 @@ its halves exchanged. So L results (k, c) are summed over SLAB lane blocks in 2 
 a tree of pairwise sums. Two such lists, H1 and H2, make lines of a packed spectrum again: Y[f] = H1 + i H2,
 Y[-f] = conj H1 + i conj H2.
 
-Flops: 16 L for each (lane block, k, c, pair of bins); there are T T / 2 + 2 pairs.
+Flops: 16 L for each (lane block, k, c, pair of bins); there are rows * columns / 2 + 2 pairs.
 Example: 16 x 64 images and 64 filters, T = 32: 514 x 64 x 64 x 16 x 8 = 269 Mflop.
 """
 
@@ -51,7 +51,7 @@ W_OUTPUT, W_STEP, SWAPPED, GROUPS, STEPS, COUNT = range(16, 22)
 # weight_grad, where W is dY: pairs (k, c) = divmod(pair, CHANNELS), LINES lines of them from FIRST on, PAIRS in all,
 # FILTERS in a group; FRESH starts at zero.
 FIRST, LINES, PAIRS, CHANNELS, FILTERS, FRESH = range(16, 22)
-JOB_SIZE = 22
+ROWS, COLUMNS = 22, 23  # both: the size of the tiles
 
 
 @njit(inline="always")
@@ -65,20 +65,21 @@ def bin_at(job, operand, ky, kx):  # type: ignore[no-untyped-def]
 
 @cache
 def product_kernel(dtype: str) -> Callable[..., None]:
-    """product(lo, hi, T, space, filters, job): forward and input_grad, the bins of rows lo..hi and their opposites."""
+    """product(lo, hi, space, filters, job): forward and input_grad, the bins of rows lo..hi and their opposites."""
     real = getattr(types, dtype)
     LINE = 2 * lanes(real.bitwidth // 8)
     LANES = LINE // 2
 
-    def kernel(lo, hi, T, space, filters, job):  # type: ignore[no-untyped-def]
+    def kernel(lo, hi, space, filters, job):  # type: ignore[no-untyped-def]
+        rows, columns = job[ROWS], job[COLUMNS]
         across, step, leap = job[W_OUTPUT], job[W_STEP], job[W_BLOCK]
         whole = job[COUNT] // OUTPUTS * OUTPUTS
         pairs = whole + (job[COUNT] - whole) // 2 * 2
         for ky in range(lo, hi):
-            for kx in range(T // 2 + 1):
-                if kx % (T // 2) == 0 and ky > T // 2:  # the other one of its pair is done
+            for kx in range(columns // 2 + 1):
+                if kx % (columns // 2) == 0 and ky > rows // 2:  # the other one of its pair is done
                     continue
-                ny, nx = (T - ky) % T, (T - kx) % T
+                ny, nx = (rows - ky) % rows, (columns - kx) % columns
                 x, x_minus = bin_at(job, X_AT, ky, kx), bin_at(job, X_AT, ny, nx)
                 y, y_minus = bin_at(job, Y_AT, ky, kx), bin_at(job, Y_AT, ny, nx)
                 if job[SWAPPED]:
@@ -103,19 +104,19 @@ def product_kernel(dtype: str) -> Callable[..., None]:
                                 multiply(1, steps, fresh, space, xi, xm, yo, ym, filters, wo, across, step, leap)
 
     array = types.Array(real, 1, "C")
-    return compiled(f"product_{dtype}", types.void(*[types.intp] * 3, array, array, INDICES), kernel)
+    return compiled(f"product_{dtype}", types.void(types.intp, types.intp, array, array, INDICES), kernel)
 
 
 @cache
 def weight_product_kernel(dtype: str) -> Callable[..., None]:
-    """weight_product(lo, hi, T, space, filters, job): weight_grad, the bins of rows lo..hi and their opposites; dY
+    """weight_product(lo, hi, space, filters, job): weight_grad, the bins of rows lo..hi and their opposites; dY
     lies in `space` too."""
     real = getattr(types, dtype)
     LINE = 2 * lanes(real.bitwidth // 8)
     LANES = LINE // 2
 
-    def kernel(lo, hi, T, space, filters, job):  # type: ignore[no-untyped-def]
-        lines = job[LINES]
+    def kernel(lo, hi, space, filters, job):  # type: ignore[no-untyped-def]
+        rows, columns, lines = job[ROWS], job[COLUMNS], job[LINES]
         x_lines, d_lines = np.empty(lines * LINE, np.int64), np.empty(lines * LINE, np.int64)
         for i in range(lines * LINE):
             begin, q = job[FIRST] + i // LINE * LINE, i % LINE
@@ -125,10 +126,10 @@ def weight_product_kernel(dtype: str) -> Callable[..., None]:
             x_lines[i], d_lines[i] = (k // job[FILTERS] * job[CHANNELS] + c) * LINE, k * LINE
         shared, x_block, d_block = job[CHANNELS] % LANES == 0, job[X_BLOCK], job[W_BLOCK]
         for ky in range(lo, hi):
-            for kx in range(T // 2 + 1):
-                if kx % (T // 2) == 0 and ky > T // 2:
+            for kx in range(columns // 2 + 1):
+                if kx % (columns // 2) == 0 and ky > rows // 2:
                     continue
-                ny, nx = (T - ky) % T, (T - kx) % T
+                ny, nx = (rows - ky) % rows, (columns - kx) % columns
                 for block in range(0, job[BLOCKS], SLAB):
                     steps, fresh = min(SLAB, job[BLOCKS] - block), job[FRESH] != 0 and block == 0
                     x, xm = bin_at(job, X_AT, ky, kx) + block * x_block, bin_at(job, X_AT, ny, nx) + block * x_block
@@ -142,4 +143,4 @@ def weight_product_kernel(dtype: str) -> Callable[..., None]:
                             correlate(0, fresh, space, x, xm, x_block, d, dm, d_block, steps, xs, ds, yl, yml)
 
     array = types.Array(real, 1, "C")
-    return compiled(f"weight_product_{dtype}", types.void(*[types.intp] * 3, array, array, INDICES), kernel)
+    return compiled(f"weight_product_{dtype}", types.void(types.intp, types.intp, array, array, INDICES), kernel)

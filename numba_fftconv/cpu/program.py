@@ -199,7 +199,7 @@ def product_job(work: Work, piece: Piece, images: Spectrum, weights: Spectrum, r
         images.at, images.row_pitch, images.bin_pitch, images.block_pitch, piece.depth * work.line,
         result.at, result.row_pitch, result.bin_pitch, result.block_pitch, piece.outputs * work.line,
         weights.at, weights.row_pitch, weights.bin_pitch, leap, work.Kg,
-        result.blocks, output, step, not forward, piece.groups, piece.depth, piece.outputs,
+        result.blocks, output, step, not forward, piece.groups, piece.depth, piece.outputs, *work.size,
     )  # fmt: skip
 
 
@@ -209,5 +209,5 @@ def pair_job(work: Work, x: Spectrum, dy: Spectrum, sums: Spectrum, line: int, f
         x.at, x.row_pitch, x.bin_pitch, x.block_pitch, 0,
         sums.at, sums.row_pitch, sums.bin_pitch, 0, 0,
         dy.at, dy.row_pitch, dy.bin_pitch, dy.block_pitch, 0,
-        x.blocks, line * work.line, sums.blocks, work.pairs, work.Cg, work.Kg, fresh,
+        x.blocks, line * work.line, sums.blocks, work.pairs, work.Cg, work.Kg, fresh, *work.size,
     )  # fmt: skip

@@ -91,7 +91,7 @@ class Work:
     K: int
     groups: int
     segments: int
-    extents: tuple[int, int, int]  # tile positions beyond which the operands are zero and the result is not wanted
+    extents: tuple[Size, Size, Size]  # positions beyond which the operands are zero and the result is not wanted
     exchanged: bool = False  # a weight_grad that runs as the forward pass of N = C images, C = N * segments channels
 
     @property
@@ -265,7 +265,7 @@ def regions(work: Work, schedule: Schedule) -> Regions:
             private[1] = work.weights(0, largest.blocks, largest.channels).reals
         private[2] = work.packed(0, schedule.piece, largest.groups * largest.outputs).reals
     first, second, result = shared
-    scratch = buffer_size(work.size[0], work.itemsize)
+    scratch = buffer_size(work.size, work.itemsize)
     inner_first, inner_second, inner_result = private
     inner = scratch + inner_first + inner_second + inner_result
     workers = first + second + result

@@ -10,13 +10,14 @@ that would let LLVM change the order of a sum or assume finite values: results a
 NaN goes wherever arithmetic takes it.
 """
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from llvmlite import ir
 from numba.core import cgutils, types
 
-from .registers import LINE_BYTES
+from .registers import LINE_BYTES, registers
 
 FLAGS = ("contract", "nsz")
 INT32, INT64, BOOL = ir.IntType(32), ir.IntType(64), ir.IntType(1)
@@ -99,6 +100,10 @@ class Line:
         total = straight + turned
         return Line(total) if isinstance(total, Vector) else 0
 
+    def turned(self, by: "tuple[Vector, Vector]") -> "Line":
+        """Times c + is, given as the vectors (c, c) and (-s, s) of their halves."""
+        return Line(self.vector * by[0] + self.vector.swapped() * by[1])
+
     def conj(self) -> "Line":
         return Line(self.vector.by_halves(1, -1))
 
@@ -106,6 +111,19 @@ class Line:
 def shuffle(builder: Any, a: Any, b: Any, order: Sequence[int]) -> Any:
     """The elements of two LLVM vectors, counted through both, in this order."""
     return builder.shuffle_vector(a, b, ir.Constant(ir.VectorType(INT32, len(order)), list(order)))
+
+
+def broadcast(builder: Any, scalar: Any, count: int) -> Any:
+    """An LLVM vector of `count` times a scalar."""
+    undefined = ir.Constant(ir.VectorType(scalar.type, count), ir.Undefined)
+    first = builder.insert_element(undefined, scalar, INT32(0))
+    return shuffle(builder, first, undefined, [0] * count)
+
+
+@contextlib.contextmanager
+def _loop(builder: Any, count: Any) -> Iterator[Any]:
+    with cgutils.for_range(builder, count) as loop:
+        yield loop.index
 
 
 class Emitter:
@@ -128,13 +146,17 @@ class Emitter:
     def const(self, value: int) -> ir.Constant:
         return ir.Constant(INT64, value)
 
-    def offset(self, index: Any, steps: int, stride: Any = None) -> Any:
-        """index + steps * stride, without instructions where steps is 0 or the stride a constant."""
-        if steps == 0:
-            return index
-        return self.builder.add(
-            index, self.const(steps) if stride is None else self.builder.mul(stride, self.const(steps))
-        )
+    def offset(self, index: Any, steps: Any, stride: Any = None) -> Any:
+        """index + steps * stride, `steps` a number or a value; without instructions where it is 0."""
+        if isinstance(steps, int):
+            if steps == 0:
+                return index
+            steps = self.const(steps)
+        return self.builder.add(index, steps if stride is None else self.builder.mul(stride, steps))
+
+    def loop(self, count: int) -> Any:
+        """`with emit.loop(n) as i:` emits a loop over i = 0 .. n."""
+        return _loop(self.builder, self.const(count))
 
     # ---- memory ------------------------------------------------------------------------------------------------------
 
@@ -172,30 +194,43 @@ class Emitter:
         """A pointer to a vector from a 64-bit byte address."""
         return self.builder.inttoptr(address, kind.as_pointer())
 
-    def mask(self, bits: Any, base: int, count: int) -> Any:
-        """Of a 64-bit set of positions: which of the `count` from base on it holds."""
-        some = self.builder.lshr(bits, self.const(base)) if base else bits
-        narrow = self.builder.trunc(some, ir.IntType(count))
-        return self.builder.bitcast(narrow, ir.VectorType(BOOL, count))
+    def mask(self, first: Any, end: Any, base: int, count: int) -> Any:
+        """Which of the positions base .. base + count lie in first .. end."""
+        kind = ir.VectorType(ir.IntType(8 * self.itemsize), count)
+        positions = ir.Constant(kind, list(range(base, base + count)))
+        narrow = (self.builder.trunc(value, kind.element) for value in (first, end))
+        low, high = (broadcast(self.builder, value, count) for value in narrow)
+        after, before = self.builder.icmp_signed(">=", positions, low), self.builder.icmp_signed("<", positions, high)
+        return self.builder.and_(after, before)
 
-    def load_row_part(self, address: Any, bits: Any, base: int) -> Any:
-        """Positions base .. base + L of a row, those of the set `bits`, zero at the others; as an LLVM vector."""
+    def load_row_part(self, address: Any, first: Any, end: Any, base: int) -> Any:
+        """Positions base .. base + L of a row, those in first .. end, zero at the others; as an LLVM vector."""
         kind = self.half
         pointer = self.at_address(self.builder.add(address, self.const(base * self.itemsize)), kind)
-        mask = self.mask(bits, base, kind.count)
+        mask = self.mask(first, end, base, kind.count)
         signature = ir.FunctionType(kind, [kind.as_pointer(), INT32, mask.type, kind])
         zero = ir.Constant(kind, [0.0] * kind.count)
         return self.builder.call(self._masked("load", kind, signature), [pointer, INT32(self.itemsize), mask, zero])
 
-    def store_row_part(self, vector: Vector, address: Any, bits: Any, base: int) -> None:
-        """Writes positions base .. base + 2 L of a row, those of the set `bits`."""
-        kind = self.whole
-        pointer = self.at_address(self.builder.add(address, self.const(base * self.itemsize)), kind)
-        mask = self.mask(bits, base, kind.count)
-        signature = ir.FunctionType(ir.VoidType(), [kind, kind.as_pointer(), INT32, mask.type])
-        self.builder.call(
-            self._masked("store", kind, signature), [vector.value, pointer, INT32(self.itemsize), mask]
-        )
+    def store_row_part(self, vector: Vector, address: Any, first: Any, end: Any, base: int) -> None:
+        """Writes positions base .. base + 2 L of a row, those in first .. end.
+
+        Most registers of a row are wanted whole. They are stored plainly: many processors take tens of cycles for a
+        masked store.
+        """
+        b, step = self.builder, self.count if registers().nbytes == LINE_BYTES else self.lanes
+        kind = ir.VectorType(self.scalar, step)
+        signature = ir.FunctionType(ir.VoidType(), [kind, kind.as_pointer(), INT32, ir.VectorType(BOOL, step)])
+        for part in range(0, self.count, step):
+            at, value = base + part, shuffle(b, vector.value, vector.value, range(part, part + step))
+            pointer = self.at_address(b.add(address, self.const(at * self.itemsize)), kind)
+            begins, ends = b.icmp_signed("<=", first, self.const(at)), b.icmp_signed(">=", end, self.const(at + step))
+            with b.if_else(b.and_(begins, ends)) as (whole, partly):
+                with whole:
+                    b.store(value, pointer, align=self.itemsize)
+                with partly:
+                    store, mask = self._masked("store", kind, signature), self.mask(first, end, at, step)
+                    b.call(store, [value, pointer, INT32(self.itemsize), mask])
 
     def _masked(self, operation: str, kind: ir.VectorType, signature: ir.FunctionType) -> Any:
         name = f"llvm.masked.{operation}.v{kind.count}f{8 * self.itemsize}.p0"
@@ -204,9 +239,11 @@ class Emitter:
     # ---- registers ---------------------------------------------------------------------------------------------------
 
     def splat(self, scalar: Any) -> Vector:
-        undefined = ir.Constant(self.whole, ir.Undefined)
-        first = self.builder.insert_element(undefined, scalar, INT32(0))
-        return Vector(self.builder, shuffle(self.builder, first, undefined, [0] * self.count))
+        return Vector(self.builder, broadcast(self.builder, scalar, self.count))
+
+    def splat_halves(self, low: Any, high: Any) -> Vector:
+        """One scalar in the lower half, another in the upper."""
+        return self.join(*(broadcast(self.builder, scalar, self.lanes) for scalar in (low, high)))
 
     def load_splat(self, data: Any, index: Any) -> Vector:
         return self.splat(self.builder.load(self.builder.gep(data, [index])))
