@@ -141,7 +141,8 @@ class Choice(NamedTuple):
 
 def cpu_work(geometry: ConvGeometry, itemsize: int, size: Size, row: Pass) -> Work:
     """What the CPU engine needs to know of a pass to cut it into tasks, in the faster lanes."""
-    return min(cpu_works(geometry, itemsize, size, row), key=_seconds_alone)
+    works = cpu_works(geometry, itemsize, size, row)
+    return works[0] if len(works) == 1 else min(works, key=_seconds_alone)
 
 
 def cpu_works(geometry: ConvGeometry, itemsize: int, size: Size, row: Pass) -> list[Work]:

@@ -19,7 +19,7 @@ the bits.
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import NamedTuple
 
 from ..integers import Size, ceil_div
@@ -94,15 +94,15 @@ class Work:
     extents: tuple[Size, Size, Size]  # positions beyond which the operands are zero and the result is not wanted
     exchanged: bool = False  # a weight_grad that runs as the forward pass of N = C images, C = N * segments channels
 
-    @property
+    @cached_property
     def dtype(self) -> str:
         return f"float{8 * self.itemsize}"
 
-    @property
+    @cached_property
     def lanes(self) -> int:
         return lanes(self.itemsize)
 
-    @property
+    @cached_property
     def line(self) -> int:
         return 2 * self.lanes
 
@@ -115,57 +115,57 @@ class Work:
         if self.pass_name == "weight_grad" and self.groups == 1 and self.images <= MOST_EXCHANGED:
             yield replace(self, pass_name="forward", N=self.C, C=self.images, segments=1, exchanged=True)
 
-    @property
+    @cached_property
     def sums_lanes(self) -> bool:
         """Whether the pass contracts over the lanes."""
         return self.pass_name == "weight_grad"
 
-    @property
+    @cached_property
     def images(self) -> int:
         """(image, segment) pairs."""
         return self.N * self.segments
 
-    @property
+    @cached_property
     def image_blocks(self) -> int:
         return ceil_div(self.images, self.line)
 
-    @property
+    @cached_property
     def Cg(self) -> int:
         return self.C // self.groups
 
-    @property
+    @cached_property
     def Kg(self) -> int:
         return self.K // self.groups
 
-    @property
+    @cached_property
     def groups_in_block(self) -> int:
         """Whole groups of filters that share a lane block."""
         return max(1, min(self.groups, self.lanes // self.Kg))
 
-    @property
+    @cached_property
     def unit(self) -> int:
         """Filters that fill lane blocks together."""
         return self.groups_in_block * self.Kg
 
-    @property
+    @cached_property
     def unit_blocks(self) -> int:
         return ceil_div(self.unit, self.lanes)
 
-    @property
+    @cached_property
     def units(self) -> int:
         return ceil_div(self.groups, self.groups_in_block)
 
-    @property
+    @cached_property
     def inputs(self) -> int:
         """Channels of the first operand."""
         return self.K if self.pass_name == "input_grad" else self.C
 
-    @property
+    @cached_property
     def pairs(self) -> int:
         """Planes (k, c) of the weight."""
         return self.K * self.Cg
 
-    @property
+    @cached_property
     def pair_lines(self) -> int:
         return ceil_div(self.pairs, self.line)
 
@@ -182,7 +182,7 @@ class Work:
         """The first piece of the first unit: no other is larger."""
         return next(self.pieces(0, width))
 
-    @property
+    @cached_property
     def outputs(self) -> int:
         """Output channels of a group."""
         return self.Kg if self.pass_name == "forward" else self.Cg
