@@ -41,7 +41,10 @@ CORNERS = [
     Problem(2, 2, 6, 6, 2, 2, 2, fft_size=2),
     Problem(2, 3, 5, 6, 2, 3, 3, fft_size=6, padding=1),
     Problem(1, 2, 12, 12, 2, 3, 3, padding=1, batched=False, fft_size=14),
+    Problem(2, 2, 3, 300, 2, 2, 200, padding=(0, 3), fft_size=(4, 256)),
+    Problem(1, 2, 150, 9, 2, 70, 4, padding=((3, 0), (1, 0)), dilation=(1, 2), fft_size=(128, 12)),
 ]
+LARGE = Problem(1, 1, 300, 290, 2, 200, 190, padding=((3, 0), (0, 5)), stride=(2, 1), fft_size=256)
 
 
 def check(problem: Problem, layouts: tuple[str, str, str], record: Recorder) -> None:
@@ -59,6 +62,12 @@ def test_drawn_layers(problem: Problem, layouts: tuple[str, str, str], record_wo
 def test_corners(problem: Problem, dtype: str, record_worst: Recorder) -> None:
     changed = Problem(**{**vars(problem), "dtype": dtype})
     check(changed, ("contiguous", "contiguous", "contiguous"), record_worst)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_large_kernels(dtype: str, record_worst: Recorder) -> None:
+    check(Problem(**{**vars(LARGE), "dtype": dtype}), ("gaps", "contiguous", "gaps"), record_worst)
 
 
 @pytest.mark.parametrize("batched", [True, False])
