@@ -2,9 +2,10 @@
 # All that waits for a GPU, in order: proofs first, then figures.
 #
 #     perf/first_run.sh                  every step
-#     perf/first_run.sh versions tests   or in three calls of less than ten minutes each: this,
+#     perf/first_run.sh versions tests   or in four calls of less than ten minutes each: this,
 #     perf/first_run.sh sanitize         this,
-#     perf/first_run.sh speed            and this
+#     perf/first_run.sh speed            this,
+#     perf/first_run.sh precisions       and this
 #     perf/first_run.sh -o DIR bench     one step by its name, into a folder of one's own
 #     perf/first_run.sh -l               the steps, with their limits in seconds
 #
@@ -23,11 +24,11 @@ SKIPPED=77
 declare -A LIMITS=(
     [versions]=40 [tests]=540
     [memcheck]=210 [racecheck]=210 [initcheck]=140
-    [versus]=110 [bench]=260 [scaling]=130 [profile]=70
+    [versus]=110 [bench]=260 [modes]=240 [scaling]=130 [profile]=70
 )
-ORDER=(versions tests memcheck racecheck initcheck versus bench scaling profile)
+ORDER=(versions tests memcheck racecheck initcheck versus bench modes scaling profile)
 declare -A GROUPS_OF=(
-    [sanitize]="memcheck racecheck initcheck" [speed]="versus bench scaling profile" [all]="${ORDER[*]}"
+    [sanitize]="memcheck racecheck initcheck" [speed]="versus bench scaling profile" [precisions]="modes" [all]="${ORDER[*]}"
 )
 
 # Every product, every length, spaced samples and sums, on layers small enough for a tool that slows them a hundredfold.
@@ -104,6 +105,15 @@ versus() {
 }
 
 bench() { benchmark fbfft --parts layers memory launch --seconds 2; }
+
+# Products on tensor cores; a step that is stopped has left the files of those before it.
+modes() {
+    need_gpu || return
+    local precision
+    for precision in tf32x3 bf16x3 tf32; do
+        benchmark fbfft --parts layers --seconds 1 --precision "$precision" || return
+    done
+}
 
 scaling() { benchmark --parts scaling --passes forward --seconds 2; }
 
