@@ -85,6 +85,19 @@ def test_an_inverse_is_the_sum_of_all_waves(T: int, dtype: str) -> None:
     close(got, want[:, :, : size[0], : size[1]], of=want)
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("fft_size", [(2, 64), (64, 2), (32, 60), (128, 2), (2, 256), (128, 64), (256, 128)])
+def test_tiles_of_unequal_sides(fft_size: tuple[int, int], dtype: str) -> None:
+    rows, columns = fft_size
+    planes = draw(2, 1, rows - 1, columns, dtype=dtype)
+    ky, kx = frequencies(fft_size).T
+    assert len(ky) == rows * columns // 2 + 2
+    want = 2 * np.fft.fft2(planes.astype(np.float64), fft_size)[:, :, ky, kx]
+    got = transform(planes, fft_size)
+    close(got, np.moveaxis(want, -1, 0))
+    close(inverse(got, planes.shape[2:], fft_size=fft_size), planes)
+
+
 @given(
     T=st.sampled_from(FFT_SIZES), dtype=st.sampled_from(DTYPES), data=st.data(),
     rows=st.integers(1, 3), C=st.integers(1, 3),
