@@ -212,7 +212,7 @@ def conv2d_backward(
 def plan_conv2d(
     input_shape: Iterable[int], weight_shape: Iterable[int], *, dtype: Any = "float32",
     stride: Any = 1, padding: Any = 0, dilation: Any = 1, groups: int = 1, precision: str | None = None,
-    fft_size: Any = None, workspace_limit: int | None = None, device: str | None = None,
+    fft_size: Any = None, workspace_limit: int | None = None, device: str | None = None, tuning: Any = None,
 ) -> ConvPlan:  # fmt: skip
     """Plan the three passes of a layer, without running anything.
 
@@ -230,6 +230,8 @@ def plan_conv2d(
         transform length of the plan without a limit where that fits, and so with the same bits.
     device : 'cpu', which None is; 'cuda', the current GPU, or 'cuda:1'; or 'sm_80', 'sm_86', 'sm_89', 'sm_90': such a
         plan can be read, not run, and needs no GPU. A plan runs arrays of its own device only.
+    tuning : on a GPU, True or the path of a tuning file: the size and kernels that `ConvPlan.tune` has found there for
+        this layer and device; None leaves them to the models.
 
     Returns
     -------
@@ -248,7 +250,7 @@ def plan_conv2d(
     Source: the planner of FFTW; Mathieu, Henaff, LeCun, arXiv 1312.5851.
     """
     geometry = ConvGeometry.from_arguments(input_shape, weight_shape, stride, padding, dilation, groups)
-    return ConvPlan.build(geometry, dtype, precision, fft_size, workspace_limit, device)
+    return ConvPlan.build(geometry, dtype, precision, fft_size, workspace_limit, device, tuning)
 
 
 def _prepare(

@@ -40,7 +40,7 @@ def source_hash() -> str:
     return digest.hexdigest()[:16]
 
 
-def _user_folders() -> list[Path]:
+def user_folders() -> list[Path]:
     """Where a user's caches may lie, best first."""
     places = {"win32": "%LOCALAPPDATA%", "darwin": "~/Library/Caches"}
     home = os.environ.get("XDG_CACHE_HOME") or places.get(sys.platform, "~/.cache")
@@ -60,7 +60,7 @@ def _is_ours(folder: Path) -> bool:
 @cache
 def cache_directory() -> Path:
     """A writable folder for this state of the sources: below the user's cache folder, else below the temporary one."""
-    for root in _user_folders():
+    for root in user_folders():
         folder = root / source_hash()
         try:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)

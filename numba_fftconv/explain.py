@@ -8,6 +8,7 @@ from typing import Any
 
 from . import tuning
 from .cuda import tensor_tiles
+from .cuda.kernels import MODELS
 from .integers import area
 from .passes import PASSES
 
@@ -33,6 +34,8 @@ def explain(plan: Any) -> str:
         f"padding {g.padding}, stride {g.stride}, dilation {g.dilation}, groups {g.groups}, {precision(plan)}",
         f"transforms of {rows} x {columns}; workspace {plan.workspace_size:,} bytes{limit}",
     ]
+    if plan.kernels != MODELS:
+        lines.append(f"tuned: {plan.kernels}")
     direct = tuning.direct_seconds(*made_for, plan.threads)
     for name in PASSES:
         lines += ["", *_pass(plan, name, direct)]

@@ -6,7 +6,9 @@ the arithmetic.
 
 import math
 import operator
+import os
 from collections.abc import Collection, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -171,6 +173,13 @@ def fft_size(value: Any, least: Size, held: str = "this kernel") -> Size:
 def workspace_limit(value: Any) -> int:
     """Bytes."""
     return integer(value, "workspace_limit", value, "a positive int, in bytes, or None", 1, math.inf)
+
+
+def path(value: Any, name: str) -> Path:
+    """A file."""
+    if isinstance(value, str | os.PathLike) and value:
+        return Path(os.fsdecode(value))
+    raise InvalidOptionError(f"{name} is {value!r}: it must be a path, True for the file of this user, or None")
 
 
 def device(value: Any, gpus: Collection[str]) -> str:

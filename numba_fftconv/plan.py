@@ -6,6 +6,7 @@ decides is the transform lengths, the segments of the planes, and the order of w
 then call `run` or `run_backward`, which check the rest, all of it before anything is written.
 """
 
+import contextlib
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -14,10 +15,11 @@ from typing import Any
 
 import numpy as np
 
-from . import arrays, dtypes, options, passes, tuning
+from . import arrays, autotune, dtypes, options, passes, tuning
 from .cpu import call as cpu_call
 from .cpu import threads
-from .errors import InvalidTypeError, PlanMismatchError
+from .cuda.kernels import MODELS, Kernels
+from .errors import InvalidTypeError, PlanMismatchError, UnsupportedError, WorkspaceError
 from .explain import explain
 from .geometry import ConvGeometry, PlaneMap, of_layer
 from .integers import Size
@@ -57,6 +59,7 @@ class ConvPlan:
     target: str = field(repr=False)  # whose figures priced it: 'cpu' or an architecture
     threads: int = field(repr=False)
     choice: tuning.Choice = field(repr=False, compare=False)
+    kernels: Kernels = field(repr=False)  # on a GPU, where they are not left to the models
     maps: dict[str, tuple[PlaneMap, PlaneMap]] = field(init=False, repr=False, compare=False)
     programs: dict[Any, Any] = field(init=False, repr=False, compare=False, default_factory=dict)  # of the CUDA engine
 
@@ -71,7 +74,7 @@ class ConvPlan:
     @staticmethod
     def build(
         geometry: ConvGeometry, dtype: Any = "float32", precision: str | None = None,
-        fft_size: Any = None, workspace_limit: Any = None, device: str | None = None,
+        fft_size: Any = None, workspace_limit: Any = None, device: str | None = None, tuned: Any = None,
     ) -> "ConvPlan":  # fmt: skip
         """Make the plan of a geometry, or find it made; the arguments are those of `plan_conv2d`.
 
@@ -88,7 +91,13 @@ class ConvPlan:
         where = options.device(device, tuning.GPUS)
         if where != "cpu":
             options.on_gpu(name)
-        return _build(geometry, name, mode, size, limit, *_target(where))
+        made_for, path = _target(where), autotune.chosen_path(tuned)
+        if path is not None and made_for[0].startswith("cuda"):
+            winner = autotune.stored(path, _gpu(made_for[0]), geometry, name, mode)
+            if winner is not None and size in (None, winner.size):
+                with contextlib.suppress(WorkspaceError):  # of a limit that the winner does not keep to
+                    return _build(geometry, name, mode, winner.size, limit, *made_for, winner.kernels)
+        return _build(geometry, name, mode, size, limit, *made_for)
 
     @property
     def segments(self) -> dict[str, tuple[int, int]]:
@@ -231,6 +240,52 @@ class ConvPlan:
         times = [0.0] * 4 if self.geometry.N == 0 else call.profile(row, read, result, space)
         return {stage.name: time for stage, time in zip(self.stages[pass_name], times, strict=True)}
 
+    def tune(self, *, keep_fft_size: bool = False, store: Any = True) -> "ConvPlan":
+        """Time what may run fastest on this plan's GPU, and keep the winner: a plan of the same layer and precision.
+
+        Sizes of transforms, planes of a block and tiles of products are tried in turn on arrays of its own, the best by
+        the models; kernels that are new compile first, some seconds each. Results have the same bits whatever wins, but
+        for those of another fft_size, which are rounded otherwise.
+
+        Parameters
+        ----------
+        keep_fft_size : whether transforms keep the lengths of this plan, and results their bits.
+        store : True for the tuning file of this user, the path of another, or None: plans made with
+            `plan_conv2d(..., tuning=...)` take their choices from there.
+
+        Returns
+        -------
+        ConvPlan
+
+        Raises
+        ------
+        UnsupportedError : the plan is not of a GPU of this machine.
+        InvalidOptionError
+
+        Examples
+        --------
+        >>> from numba_fftconv import plan_conv2d
+        >>> plan_conv2d((1, 1, 8, 8), (1, 1, 3, 3), device="sm_90").tune()
+        Traceback (most recent call last):
+        ...
+        numba_fftconv.errors.UnsupportedError: this plan is for device 'sm_90': tune one for 'cuda', a GPU
+
+        Source: the measuring planner of FFTW.
+        """
+        path = autotune.chosen_path(store)
+        if not self.device.startswith("cuda"):
+            raise UnsupportedError(f"this plan is for device {self.device!r}: tune one for 'cuda', a GPU")
+        limit, made_for = self.workspace_limit, (self.device, self.target)
+
+        def planned(size: Size, kernels: Kernels) -> "ConvPlan":
+            return _build(self.geometry, self.dtype, self.precision, size, limit, *made_for, kernels)
+
+        device = _gpu(self.device)
+        winner, seconds = autotune.tune(self, planned, device, bool(keep_fft_size))
+        if path is not None:
+            autotune.store(path, device.name, autotune.key(self.geometry, self.dtype, self.precision), winner, seconds)
+        return planned(*winner)
+
     # ---- running: what the doors call too ----------------------------------------------------------------------------
 
     def _again_or_run(self, row: Pass, given: dict[str, Any], out: Any, stream: Any, workspace: Any) -> Any:
@@ -340,10 +395,17 @@ def _target(device: str) -> tuple[str, str]:
     return f"cuda:{index}", tuning.figures(architecture)
 
 
+def _gpu(device: str) -> Any:
+    """What the driver says of the device 'cuda:1'."""
+    from .cuda import call as cuda_call
+
+    return cuda_call.device(int(device.partition(":")[2]))
+
+
 @lru_cache(1024)
 def _build(
     geometry: ConvGeometry, dtype: str, precision: str, fft_size: Size | None, limit: int | None,
-    device: str, target: str,
+    device: str, target: str, kernels: Kernels = MODELS,
 ) -> ConvPlan:  # fmt: skip
     count = threads.thread_count()
     if fft_size is None:
@@ -352,7 +414,7 @@ def _build(
         choice = tuning.choose(geometry, dtype, target, fft_size, limit, count, precision)
         if limit is not None and choice.workspace > limit:
             raise tuning.too_small(limit, choice.workspace)
-    return ConvPlan(geometry, dtype, device, precision, choice.size, limit, target, count, choice)
+    return ConvPlan(geometry, dtype, device, precision, choice.size, limit, target, count, choice, kernels)
 
 
 def clear_cache() -> None:

@@ -1,9 +1,11 @@
 """One call of a plan on arrays in CUDA memory: its stream, memory for it, and the passes as programs of the engine."""
 
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from ..arrays import check_aligned
+from ..errors import UnsupportedError
 from ..passes import INPUT_GRAD, WEIGHT_GRAD, Pass
 from ..spectral import SpectralWeight
 from . import arrays, driver, engine, schedule, sums
@@ -32,6 +34,15 @@ def find(word: str) -> tuple[int, tuple[int, int]]:
     number = word.partition(":")[2]
     index = int(number) if number else 0 if SIMULATED else driver.current()
     return index, device(index).architecture
+
+
+def unfilled(shape: tuple[int, ...], dtype: str, word: str) -> Any:
+    """An array of any content on a device that a plan names."""
+    if SIMULATED:
+        raise UnsupportedError("Numba's simulator takes Python's time, not a GPU's: tune a plan on a GPU")
+    index = int(word.partition(":")[2])
+    library = arrays.TORCH if dtype == "bfloat16" and "torch" in sys.modules else arrays.NUMBA
+    return library.empty(shape, dtype, index, library.stream(index))
 
 
 def launch(program: Program, named: Mapping[str, DeviceArray], stream: int) -> None:
@@ -160,7 +171,7 @@ class Call:
 
         def calls() -> Iterable[engine.Call]:
             lies = {name: Lie.of(array) for name, array in named.items() if array.ndim > 2}
-            return engine.calls(steps(), self.plan.maps, lies, "bias" in named, self.device)
+            return engine.calls(steps(), self.plan.maps, lies, "bias" in named, self.device, self.plan.kernels)
 
         return self._kept((what, strides, self.device), calls)
 

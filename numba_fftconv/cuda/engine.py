@@ -22,6 +22,7 @@ from ..integers import Size, area, bins
 from . import columns_pass, driver, fft2d, pointwise, product, rows_pass, simulator, two_pass
 from .block_tile import BlockTile
 from .driver import At, Device, Launch
+from .kernels import MODELS, Kernels
 from .memory import Memory
 from .middle import Middle, is_large, middles
 from .planes import AxisMap, Epilogue, Planes, Strides
@@ -64,21 +65,23 @@ class Call(NamedTuple):
 
 
 def calls(
-    steps: Iterable[Step], maps: Mapping[str, Maps], lies: Mapping[str, Lie], has_bias: bool, device: Device
-) -> Iterator[Call]:
+    steps: Iterable[Step], maps: Mapping[str, Maps], lies: Mapping[str, Lie], has_bias: bool, device: Device,
+    kernels: Kernels = MODELS,
+) -> Iterator[Call]:  # fmt: skip
     """The launches of some steps; `lies` of every array of planes that they name."""
     for step in steps:
         if isinstance(step, Multiply):
-            yield from _multiply(step, device)
+            yield from _multiply(step, device, kernels)
         elif isinstance(step, Transform):
-            yield from _transform(step, maps[step.maps], lies[step.operand], device)
+            yield from _transform(step, maps[step.maps], lies[step.operand], device, kernels)
         else:
-            yield from _inverse(step, maps[step.maps], lies[step.result], has_bias and step.result == "output", device)
+            biased = has_bias and step.result == "output"
+            yield from _inverse(step, maps[step.maps], lies[step.result], biased, device, kernels)
 
 
-def _transform(step: Transform, maps: Maps, lie: Lie, device: Device) -> Iterator[Call]:
+def _transform(step: Transform, maps: Maps, lie: Lie, device: Device, kernels: Kernels) -> Iterator[Call]:
     """One launch, or two for each chunk of planes where the size is large."""
-    form, numbers = _planes(step, maps, lie, device)
+    form, numbers = _planes(step, maps, lie, device, kernels)
     x, spectrum, (R, C) = At(step.operand), _at(step.spectrum), form.size
     if not is_large(form.size):
         grid = fft2d.launch_grid(numbers[0].count, form.B)
@@ -90,9 +93,11 @@ def _transform(step: Transform, maps: Maps, lie: Lie, device: Device) -> Iterato
         yield Call(step.operand, rows, grids[1], (V, spectrum, numbers[1], middle, R // 2))
 
 
-def _inverse(step: Inverse, maps: Maps, lie: Lie, has_bias: bool, device: Device) -> Iterator[Call]:
+def _inverse(
+    step: Inverse, maps: Maps, lie: Lie, has_bias: bool, device: Device, kernels: Kernels
+) -> Iterator[Call]:
     """The same the other way round."""
-    form, numbers = _planes(step, maps, lie, device, has_bias)
+    form, numbers = _planes(step, maps, lie, device, kernels, has_bias)
     y, spectrum, (R, C) = At(step.result), _at(step.spectrum), form.size
     epilogue = Epilogue(1 / (2 * area(form.size)), 0)
     bias = At("bias") if has_bias else None
@@ -128,7 +133,7 @@ class _Form(NamedTuple):
 
 
 def _planes(
-    step: Transform | Inverse, maps: Maps, lie: Lie, device: Device, has_bias: bool = False
+    step: Transform | Inverse, maps: Maps, lie: Lie, device: Device, kernels: Kernels, has_bias: bool = False
 ) -> tuple[_Form, tuple[Planes, Strides, AxisMap, AxisMap]]:
     """The form of the kernel, and the arguments that both directions have."""
     size, (_, channels, height, width), (rows, columns) = step.spectrum.size, lie.shape, maps
@@ -138,7 +143,7 @@ def _planes(
     count, segments = step.spectrum.rows * channels, (rows.segments, columns.segments)
     planes = Planes(count, step.first, channels, height, width, *segments, int(has_bias))
     strides = Strides._make((*lie.strides, step.spectrum.pitch))
-    B = 0 if is_large(size) else fft2d.tile_planes(size, device.shared_bytes)
+    B = 0 if is_large(size) else kernels.planes or fft2d.tile_planes(size, device.shared_bytes)
     form = _Form(size, B, half, spaced)
     return form, (planes, strides, AxisMap(*rows.numbers), AxisMap(*columns.numbers))
 
@@ -161,7 +166,7 @@ def _at(spectrum: Spectrum, first_bin: int = 0) -> At:
     return At(spectrum.array, spectrum.at + 8 * first_bin * spectrum.pitch)
 
 
-def _multiply(step: Multiply, device: Device) -> Iterator[Call]:
+def _multiply(step: Multiply, device: Device, kernels: Kernels) -> Iterator[Call]:
     """One launch, or several over parts of the bins; the pointwise form where each channel is a group of its own."""
     a, b, y, (rows, columns, depth) = step.a, step.b, step.y, step.extents
     whole, pitches = bins(y.size), product.Pitches(a.pitch, b.pitch, y.pitch)
@@ -172,7 +177,8 @@ def _multiply(step: Multiply, device: Device) -> Iterator[Call]:
         return
     shape = product.Shape(rows, columns, depth, a.columns, b.columns, y.columns, step.groups, int(step.accumulate))
     on = whole * step.groups, device.multiprocessors, device.architecture
-    config = _tile(step.precision, (rows, columns, depth, *on))
+    chosen = kernels.tile(step.pass_name, tiles_of(step.precision))
+    config = chosen or _tile(step.precision, (rows, columns, depth, *on))
     vec = product.vector_width(step.pass_name, shape, pitches, step.precision)
     kernel = product.product_kernel(step.pass_name, config, vec)
     for first, _, grid in product.launches(config, rows, columns, whole, step.groups):

@@ -90,6 +90,17 @@ def tile_planes(size: Size, most_shared: int) -> int:
     return B
 
 
+def planes_for(size: Size, most_shared: int) -> list[int]:
+    """The planes that a block of transforms may have, that of the model first.
+
+    >>> planes_for((32, 32), 232448)
+    [8, 16, 4]
+    """
+    B = tile_planes(size, most_shared)
+    near = [b for b in (2 * B, B // 2) if b >= 2 and min(size) * b // 2 <= 256]  # threads with all their registers
+    return [B, *(b for b in near if shared_bytes(size, b) <= most_shared)]
+
+
 def launch_grid(count: int, B: int) -> tuple[int, int, int]:
     """Blocks for so many planes."""
     return ceil_div(count, B), 1, 1
