@@ -62,6 +62,7 @@ class ConvPlan:
     kernels: Kernels = field(repr=False)  # on a GPU, where they are not left to the models
     maps: dict[str, tuple[PlaneMap, PlaneMap]] = field(init=False, repr=False, compare=False)
     programs: dict[Any, Any] = field(init=False, repr=False, compare=False, default_factory=dict)  # of the CUDA engine
+    repeats: dict[str, Any] = field(init=False, repr=False, compare=False, default_factory=dict)  # the same
 
     def __post_init__(self) -> None:
         names = {name for row in PASSES.values() for name in row.maps}
@@ -69,7 +70,7 @@ class ConvPlan:
 
     def __getstate__(self) -> dict[str, Any]:
         """A copy in another process binds programs of its own."""
-        return {**self.__dict__, "programs": {}}
+        return {**self.__dict__, "programs": {}, "repeats": {}}
 
     @staticmethod
     def build(
@@ -290,7 +291,7 @@ class ConvPlan:
 
     def _again_or_run(self, row: Pass, given: dict[str, Any], out: Any, stream: Any, workspace: Any) -> Any:
         """Run a pass on a caller's operands: as a call like it went before, or with every check."""
-        if repeats := self.programs.get("repeats"):  # of a GPU alone
+        if repeats := self.repeats.get("calls"):  # of a GPU alone
             result = repeats.run(row.name, given.values(), out, stream, workspace)
             if result is not None:
                 return result

@@ -15,7 +15,7 @@ from fake_libraries import Gpu, fixture_of_gpu  # noqa: F401
 from machine_code import compiles
 from strategies import Problem
 
-from numba_fftconv import InvalidOptionError, UnsupportedError, conv2d, conv2d_backward, plan_conv2d
+from numba_fftconv import InvalidOptionError, UnsupportedError, clear_cache, conv2d, conv2d_backward, plan_conv2d
 from numba_fftconv.cuda import cubins, driver, engine, fft2d, schedule
 from numba_fftconv.cuda.engine import Lie
 from numba_fftconv.cuda.planes import Planes, Strides
@@ -74,6 +74,8 @@ def test_little_shared_memory(gpu: Gpu) -> None:
     gpu.driver.log.clear()
     gpu.driver.shared_bytes = fft2d.shared_bytes((8, 8), 2) - 1
     driver.device.cache_clear()
+    clear_cache()
+    plan = SMALL.plan(device="cuda")
     with pytest.raises(
         UnsupportedError, match=rf"transform_t8_b2\w* needs {fft2d.shared_bytes((8, 8), 2)} bytes of shared"
     ):

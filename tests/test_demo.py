@@ -141,7 +141,7 @@ def test_the_whole_job_by_the_command_line(tmp_path: Path) -> None:
     rows = [("learn", "forward"), ("learn", "weight_grad"), ("deblur", "forward"), ("deblur", "input_grad")]
     for problem, pass_name in rows:
         row = next(line.split() for line in said if line.split()[:2] == [problem, pass_name])
-        assert all(float(figure) > 0 for figure in row[2:]), row
+        assert re.fullmatch(r"\d+x\d+", row[2]) and all(float(figure) > 0 for figure in row[3:]), row
     (seconds,) = (float(line.split()[-2]) for line in said if line.startswith("picture: "))
     assert seconds < 60, "the demo promises to take less than a minute on two cores; 11 s with no kernel compiled"
     picture = imread(tmp_path / demo.PICTURE)

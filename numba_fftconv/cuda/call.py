@@ -88,7 +88,7 @@ class Call:
         if SIMULATED or len(ready) > 1:
             return
         (program, named), nbytes = ready[0], self.plan.choice.by_pass[row.name].workspace
-        repeats = self.plan.programs.setdefault("repeats", Repeats())
+        repeats = self.plan.repeats.setdefault("calls", Repeats())
         made = RESULTS[row.result], self.first.library, self.plan.dtype, nbytes
         repeats.keep(row.name, given, out, workspace, program, named, *made)
 
