@@ -7,19 +7,21 @@ JSON, to be read and shipped: a winner for each layer of each device.
     {"format": 1, "devices": {"NVIDIA H200": {"16x64x32x32 * 64x64x9x9, stride 1x1, ...": {
         "fft_size": [32, 32], "planes": 8, "tiles": {"forward": "128x64"}, "seconds": 0.00031, "version": "0.1.0"}}}}
 
-What a plan cannot use is ignored with a warning that names the file. A writer replaces the file as a whole, holding a
-lock beside it, so that readers see all of it or nothing and writers lose nothing of each other's.
+What a plan cannot use is ignored with a warning that names the file, and a file of others is left as it is. A writer
+replaces the file as a whole, holding a lock beside it, so that readers see all of it or nothing and writers lose
+nothing of each other's.
 """
 
 import contextlib
 import json
+import math
 import os
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from functools import partial
-from importlib.metadata import version
+from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -30,7 +32,7 @@ from .cuda.kernels import Kernels
 from .cuda.middle import is_large
 from .cuda.tensor_tiles import tiles_of
 from .cuda.tiles import cost
-from .errors import FFTConvError
+from .errors import CudaError, FFTConvError, UnsupportedError
 from .geometry import ConvGeometry
 from .gpus import GRID_LIMIT
 from .integers import Size, bins, ceil_div
@@ -82,8 +84,17 @@ def tune(plan: Any, planned: Callable[[Size, Kernels], Any], device: Any, keep_s
 
 
 def _fastest(choices: list[Any], seconds: Callable[[Any], float]) -> Any:
-    """The one that takes least; where two take as long, the model's, which comes first."""
-    return choices[0] if len(choices) == 1 else min(choices, key=seconds)
+    """The one that takes least; where two take as long, the model's, which comes first and must run."""
+
+    def taken(choice: Any) -> float:
+        try:
+            return seconds(choice)
+        except (MemoryError, UnsupportedError, CudaError):  # more memory or registers than there are
+            if choice is choices[0]:
+                raise
+            return math.inf
+
+    return choices[0] if len(choices) == 1 else min(choices, key=taken)
 
 
 def _arrays(plan: Any) -> dict[str, Any]:
@@ -116,7 +127,7 @@ def _fits(winner: Winner, precision: str, device: Any) -> bool:
     """Whether this version has the kernels, and the device the shared memory."""
     known = {str(tile) for tile in tiles_of(precision)}
     planes, tiles = winner.kernels.planes, winner.kernels.tiles
-    held = planes is None or planes in _planes(winner.size, device)
+    held = planes is None or (type(planes) is int and planes in _planes(winner.size, device))
     return held and all(name in PASSES and tile in known for name, tile in tiles)
 
 
@@ -153,7 +164,7 @@ def key(g: ConvGeometry, dtype: str, precision: str) -> str:
 
 def stored(path: Path, device: Any, g: ConvGeometry, dtype: str, precision: str) -> Winner | None:
     """What the file says of a layer on a device, if it says anything that the device has kernels for."""
-    entry = _devices(path).get(device.name, {}).get(key(g, dtype, precision))
+    entry = (_devices(path) or {}).get(device.name, {}).get(key(g, dtype, precision))
     if entry is None:
         return None
     try:
@@ -172,12 +183,13 @@ def store(path: Path, device: str, name: str, winner: Winner, seconds: float) ->
     """Add a winner to the file, or replace it; where it cannot be written, a warning."""
     entry = {
         "fft_size": list(winner.size), "planes": winner.kernels.planes, "tiles": dict(winner.kernels.tiles),
-        "seconds": seconds, "date": f"{datetime.now(UTC):%Y-%m-%d}", "version": version("numba_fftconv"),
+        "seconds": seconds, "date": f"{datetime.now(UTC):%Y-%m-%d}", "version": _version(),
     }  # fmt: skip
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with _locked(path):
-            devices = _devices(path)
+            if (devices := _devices(path)) is None:
+                return
             devices.setdefault(device, {})[name] = entry
             text = json.dumps({"format": FORMAT, "devices": devices}, indent=1, sort_keys=True) + "\n"
             _replace(path, text)
@@ -185,19 +197,26 @@ def store(path: Path, device: str, name: str, winner: Winner, seconds: float) ->
         _warn(path, f"it cannot be written, the winner is not kept: {error}")
 
 
-def _devices(path: Path) -> dict[str, dict[str, Any]]:
-    """Entries by device and layer; none where there is no file, or none of ours."""
+def _version() -> str:
+    try:
+        return metadata.version("numba_fftconv")
+    except metadata.PackageNotFoundError:  # run from its sources
+        return "unknown"
+
+
+def _devices(path: Path) -> dict[str, dict[str, Any]] | None:
+    """Entries by device and layer, none where there is no file; None, and a warning, for one that is not ours."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         _warn(path, f"it is ignored: {error}")
-        return {}
+        return None
     devices = found.get("devices") if isinstance(found, dict) and found.get("format") == FORMAT else None
     if not isinstance(devices, dict) or not all(isinstance(entries, dict) for entries in devices.values()):
         _warn(path, f"it is ignored: it is no tuning file of format {FORMAT}")
-        return {}
+        return None
     return devices
 
 
@@ -238,4 +257,3 @@ def chosen_path(value: Any) -> Path | None:
     if value is True:
         return default_path()
     return options.path(value, "tuning")
-

@@ -16,7 +16,7 @@ from fake_libraries import Gpu, fixture_of_gpu  # noqa: F401
 from machine_code import compiles
 from strategies import PASSES, Problem
 
-from numba_fftconv import ConvPlan, InvalidOptionError, UnsupportedError, autotune, clear_cache, plan_conv2d
+from numba_fftconv import ConvPlan, CudaError, InvalidOptionError, UnsupportedError, autotune, clear_cache, plan_conv2d
 from numba_fftconv.autotune import Winner
 from numba_fftconv.cuda import driver, fft2d
 from numba_fftconv.cuda.kernels import MODELS, Kernels
@@ -67,6 +67,7 @@ FOREIGN = {
     "no devices": {"format": 1},
     "devices in a list": {"format": 1, "devices": []},
     "a device that is a word": {"format": 1, "devices": {"H200": "fast"}},
+    "nested without end": "[" * 200_000,
 }
 
 
@@ -75,6 +76,10 @@ def test_a_foreign_file_is_ignored_with_its_path(text: Any, path: Path) -> None:
     written(path, text)
     with pytest.warns(UserWarning, match=rf"tuning file {path}: it is ignored"):
         assert stored(path) is None
+    before = path.read_bytes()
+    with pytest.warns(UserWarning, match=rf"tuning file {path}: it is ignored"):
+        autotune.store(path, "H200", KEY, WINNER, 1.0)
+    assert path.read_bytes() == before, "it is somebody else's"
 
 
 BAD: dict[str, Any] = {
@@ -84,6 +89,7 @@ BAD: dict[str, Any] = {
     "a size below the kernel": {**ENTRY, "fft_size": [2, 20]},
     "one number": {**ENTRY, "fft_size": 20},
     "planes that a block has not": {**ENTRY, "planes": 7},
+    "planes with a point": {**ENTRY, "planes": 8.0},
     "a tile of no product": {**ENTRY, "tiles": {"forward": "17x64"}},
     "a pass that is none": {**ENTRY, "tiles": {"backward": "16x64"}},
     "tiles in a list": {**ENTRY, "tiles": ["16x64"]},
@@ -169,6 +175,28 @@ def test_what_takes_least_wins_and_is_used_when_asked_for(timed: Seen, path: Pat
     fixed = plan_conv2d(*shapes, **options, device="cuda", fft_size=64, tuning=path)
     assert fixed.fft_size == (64, 64) and fixed.kernels == MODELS, "what a caller asks for stands"
     assert plan_conv2d(*shapes, **options, device="cpu", tuning=path).kernels == MODELS
+
+
+@compiles
+def test_what_cannot_run_does_not_win(timed: Seen, path: Path, gpu: Gpu, monkeypatch: pytest.MonkeyPatch) -> None:
+    """But for the model's choice, whose error is the caller's; from its sources the package has no version."""
+    plan, run = LAYER.plan(device="cuda"), autotune._stages
+
+    def stages(each: ConvPlan, name: str, arrays: Any) -> dict[str, float]:
+        if each.fft_size != able:
+            raise CudaError("no room")
+        return run(each, name, arrays)
+
+    def absent(name: str) -> str:
+        raise autotune.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(autotune, "_stages", stages)
+    monkeypatch.setattr(autotune.metadata, "version", absent)
+    able = plan.fft_size
+    assert plan.tune(store=path).fft_size == able and '"version": "unknown"' in path.read_text()
+    able = (256, 256)
+    with pytest.raises(CudaError, match="no room"):
+        plan.tune(store=path)
 
 
 @compiles
