@@ -37,7 +37,7 @@ def expression(kernel: Kernel) -> str:
     """The instantiation of a template of src/ that is a kernel's twin.
 
     >>> from numba_fftconv.cuda.fft2d import transform_kernel
-    >>> expression(transform_kernel(32, 8))
+    >>> expression(transform_kernel((32, 32), 8))
     'transform<32, 8, false, false, 6>'
     """
     values: list[Any]

@@ -103,7 +103,7 @@ def case(kernel: Kernel, samples: int = SAMPLES, extent: int = EXTENT, count: in
         AxisMap(0, 0, spacing, 0, T),
         AxisMap(0, 0, spacing, 0, T),
     )
-    x, X = rng.standard_normal((planes, side, side), np.float32), spectrum(bins(T), planes)
+    x, X = rng.standard_normal((planes, side, side), np.float32), spectrum(bins((T, T)), planes)
     grid = fft2d.launch_grid(planes, B)
     if what == "transform":
         return Case(grid, (x, X, *numbers), 1)
