@@ -28,7 +28,7 @@ from typing import Any, NamedTuple
 from . import options, tuning
 from .cache import user_folders
 from .cuda.block_tile import BlockTile
-from .cuda.kernels import Kernels
+from .cuda.kernels import MODELS, Kernels
 from .cuda.middle import is_large
 from .cuda.tensor_tiles import tiles_of
 from .cuda.tiles import cost
@@ -65,14 +65,14 @@ def tune(plan: Any, planned: Callable[[Size, Kernels], Any], device: Any, keep_s
         asked = plan.geometry, plan.dtype, plan.target, plan.workspace_limit, plan.threads, plan.precision
         ranked = tuning.candidates(*asked)
         sizes += [choice.size for choice in ranked if choice.size != plan.fft_size][: SIZES - 1]
-    size = _fastest(sizes, lambda size: total(planned(size, Kernels())))
+    size = _fastest(sizes, lambda size: total(planned(size, MODELS)))
 
     def transforms(planes: int) -> float:
-        each = planned(size, Kernels(planes))
-        return sum(_stages(each, name, arrays)[stage] for name in PASSES for stage in _stages_but_multiply(each, name))
+        passes = [_stages(planned(size, Kernels(planes)), name, arrays) for name in PASSES]
+        return sum(seconds for stages in passes for stage, seconds in stages.items() if stage != "multiply")
 
     planes = _planes(size, device)
-    kernels = Kernels(_fastest(planes, transforms)) if planes else Kernels()
+    kernels = Kernels(_fastest(planes, transforms)) if planes else MODELS
 
     def multiply(name: str, each: Kernels) -> float:
         return _stages(planned(size, each), name, arrays)["multiply"]
@@ -110,10 +110,6 @@ def _stages(plan: Any, name: str, arrays: dict[str, Any]) -> dict[str, float]:
     operands = [arrays[operand] for operand in PASSES[name].operands]
     runs = [plan.profile(name, *operands) for _ in range(RUNS)]
     return {stage: min(run[stage] for run in runs) for stage in runs[0]}
-
-
-def _stages_but_multiply(plan: Any, name: str) -> list[str]:
-    return [stage.name for stage in plan.stages[name] if stage.name != "multiply"]
 
 
 def _planes(size: Size, device: Any) -> list[int]:

@@ -95,8 +95,8 @@ FAULTS = (
     ),
     Fault(
         "a column too many of a plane", "cuda/planes.py",
-        "held = held and x < int32(planes.width)",
-        "held = held and x <= int32(planes.width)",
+        "return held and x < int32(planes.width), x",
+        "return held and x <= int32(planes.width), x",
         {SIMULATOR: "IndexError: inverse", MACHINE_CODE: r"AccessError: fft2d\.py.* outside of the arrays"},
     ),
     Fault(

@@ -80,11 +80,12 @@ def test_code_is_as_it_was_designed(variant: Variant, reports: dict[Variant, Rep
     assert found.count(r"(LD|ST)\.") == 0, "an access whose memory space the compiler did not see"
 
     # Two samples a row, in accesses of one float each; a bin in one access of 64 bits.
-    bins = 2 * C + 2
+    unrolled = 2 if C == 2 else 1  # turns of rows: of a row as short the compiler writes both
+    bins = unrolled * (2 * C + 2)
     planes = found.count(r"LDG\.E$" if what == "transform" else r"STG\.E$")
     assert planes == 2 * heights
     wide = found.count(r"STG\.E\.64" if what == "transform" else r"LDG\.E\.64")
-    narrow = 0 if what == "transform" else 4  # of an edge bin the imaginary part is nothing to read
+    narrow = 0 if what == "transform" else 4 * unrolled  # of an edge bin the imaginary part is nothing to read
     assert wide + narrow == bins
     assert found.count(r"LDG") + found.count(r"STG") == wide + narrow + planes * (2 if accumulate else 1) + (
         2 if what == "inverse" else 0

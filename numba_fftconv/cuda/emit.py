@@ -4,10 +4,12 @@ Indices count complex values of 8 bytes. An address is a pointer to bytes that s
 memory the compiler does not see is a slower one. For compiled code alone: the simulator has twins where these are used.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from llvmlite import ir
+from numba.cuda import cgutils, types
+from numba.cuda.extending import intrinsic
 
 from .block_tile import COMPLEX_BYTES
 
@@ -61,6 +63,23 @@ def fma(builder: Any, x: Any, y: Any, z: Any) -> Any:
 def negated(builder: Any, x: Any, negate: bool = True) -> Any:
     """The negative, which becomes a sign of an operand of what uses it; NVVM's LLVM has no fneg."""
     return builder.fsub(FLOAT(-0.0), x) if negate else x
+
+
+def on_slab(write: Callable[[Any, list[Any], Any, Any], None]) -> Any:
+    """The intrinsic multiply(acc, s, ia, ib): the sums acc once write(builder, sums, at_a, at_b) has added to them what
+    A and B are in the slab s, from places ia and ib on."""
+
+    @intrinsic
+    def multiply(typingctx: Any, acc: Any, s: Any, ia: Any, ib: Any) -> Any:
+        def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            sums = cgutils.unpack_tuple(builder, arguments[0])
+            start = shared(context, builder, signature.args[1], arguments[1])
+            write(builder, sums, at(builder, start, arguments[2]), at(builder, start, arguments[3]))
+            return cgutils.pack_array(builder, sums)
+
+        return acc(acc, s, types.int32, types.int32), emit
+
+    return multiply
 
 
 def asm(builder: Any, text: str, result: Any, arguments: Sequence[Any], constraints: str, acts: bool = False) -> Any:

@@ -107,10 +107,7 @@ if SIMULATED:
         return multiply
 
 else:
-    from numba.cuda import cgutils, types
-    from numba.cuda.extending import intrinsic
-
-    from .emit import at, fma, load, negated, shared
+    from .emit import at, fma, load, negated, on_slab
 
     @cache
     def slab(TM: int, TN: int, BK: int, a: Operand, b: Operand, conj_a: bool, conj_b: bool) -> Any:
@@ -131,25 +128,17 @@ else:
                         steps[step][i], steps[step][i + 1] = v[:2], v[2:]
             return steps
 
-        @intrinsic
-        def multiply(typingctx: Any, acc: Any, s: Any, ia: Any, ib: Any) -> Any:
-            def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-                sums = cgutils.unpack_tuple(builder, arguments[0])
-                start = shared(context, builder, signature.args[1], arguments[1])
-                at_a, at_b = at(builder, start, arguments[2]), at(builder, start, arguments[3])
-                for k in range(0, BK, 2):
-                    steps_a, steps_b = fragment(builder, at_a, TM, k, *a), fragment(builder, at_b, TN, k, *b)
-                    for of_a, of_b in zip(steps_a, steps_b, strict=True):
-                        for i, (ar, ai) in enumerate(of_a):
-                            for j, (br, bi) in enumerate(of_b):
-                                re = 2 * (i * TN + j)
-                                im = re + 1
-                                sums[re] = fma(builder, ar, br, sums[re])
-                                sums[re] = fma(builder, negated(builder, ai, conj_a == conj_b), bi, sums[re])
-                                sums[im] = fma(builder, negated(builder, ar, conj_b), bi, sums[im])
-                                sums[im] = fma(builder, negated(builder, ai, conj_a), br, sums[im])
-                return cgutils.pack_array(builder, sums)
+        def write(builder: Any, sums: list[Any], at_a: Any, at_b: Any) -> None:
+            for k in range(0, BK, 2):
+                steps_a, steps_b = fragment(builder, at_a, TM, k, *a), fragment(builder, at_b, TN, k, *b)
+                for of_a, of_b in zip(steps_a, steps_b, strict=True):
+                    for i, (ar, ai) in enumerate(of_a):
+                        for j, (br, bi) in enumerate(of_b):
+                            re = 2 * (i * TN + j)
+                            im = re + 1
+                            sums[re] = fma(builder, ar, br, sums[re])
+                            sums[re] = fma(builder, negated(builder, ai, conj_a == conj_b), bi, sums[re])
+                            sums[im] = fma(builder, negated(builder, ar, conj_b), bi, sums[im])
+                            sums[im] = fma(builder, negated(builder, ai, conj_a), br, sums[im])
 
-            return acc(acc, s, types.int32, types.int32), emit
-
-        return multiply
+        return on_slab(write)

@@ -37,7 +37,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numba import complex64, cuda, int64, types, uint32, uint64
 
-from ..integers import Size, ceil_div, round_up
+from ..integers import Size, ceil_div, first_bin, round_up
 from .butterfly import factors, make_fft
 from .intrinsics import load_c64, samples_of, store_c64
 from .planes import AxisMap, Epilogue, Planes, Strides, make_column_access, tile_width
@@ -152,7 +152,7 @@ def make_tile_access(size: Size, B: int, half: bool) -> TileAccess:
     HEIGHT, HALF_HEIGHT = np.uint64(R), np.uint64(R // 2)
     LENGTH, HALF_LENGTH, WIDTH = np.uint64(C), np.uint64(C // 2), np.uint64(tile_width(C, half))
     ROW, PLANE = map(np.uint64, layout(size, B, half))
-    MIDDLE_ROW, SECOND_ROW = np.uint64(C // 2 + 1), np.uint64(2)
+    MIDDLE_ROW, SECOND_ROW = np.uint64(first_bin(size, R // 2)), np.uint64(2)
     NONE, ONE = np.uint64(0), np.uint64(1)
     ZERO, HALF, TWO = np.float32(0), np.float32(0.5), np.float32(2)
 

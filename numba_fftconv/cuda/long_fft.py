@@ -71,16 +71,23 @@ def make_long_fft(T: int, sign: int) -> LongFft:
     COUNT1, COUNT2, HALF = np.uint64(R1), np.uint64(R2), np.uint32(R1 // 2)
     NONE, LANE, VALUE = np.uint64(0), np.uint64(LANES), np.uint64(R2 * LANES)  # from n2, from k1 to the next
 
-    @device_function
-    def split_forward(z: Any, sS: Any, n2: Any, lane: Any) -> None:
-        units = cuda.const.array_like(UNITS)
-        first(z)
-        s = uint64(n2) * LANE + uint64(lane)
-        for k in range(COUNT1):
-            v = z[k]
-            if k > NONE:
-                v = v * units[uint64(n2) * k]
-            sS[s + k * VALUE] = v
+    def turning(fft: Any, count: Any, begin: Any, step: Any) -> Any:
+        """Device function (z, sS, n, lane): stores w^(n k) times value k of the transform of z at n*begin + k*step."""
+
+        @device_function
+        def turned(z: Any, sS: Any, n: Any, lane: Any) -> None:
+            units = cuda.const.array_like(UNITS)
+            fft(z)
+            s = uint64(n) * begin + uint64(lane)
+            for k in range(count):
+                v = z[k]
+                if k > NONE:
+                    v = v * units[uint64(n) * k]
+                sS[s + k * step] = v
+
+        return turned
+
+    split_forward, turned = turning(first, COUNT1, LANE, VALUE), turning(second, COUNT2, VALUE, LANE)
 
     @device_function
     def join_forward(sS: Any, a: Any, b: Any, group: Any, lane: Any) -> None:
@@ -91,17 +98,6 @@ def make_long_fft(T: int, sign: int) -> LongFft:
             b[n] = sS[u + n * LANE]
         second(a)
         second(b)
-
-    @device_function
-    def turned(z: Any, sS: Any, k1: Any, lane: Any) -> None:
-        units = cuda.const.array_like(UNITS)
-        second(z)
-        s = uint64(k1) * VALUE + uint64(lane)
-        for n in range(COUNT2):
-            v = z[n]
-            if n > NONE:
-                v = v * units[uint64(k1) * n]
-            sS[s + n * LANE] = v
 
     @device_function
     def join_inverse(a: Any, b: Any, sS: Any, group: Any, lane: Any) -> None:

@@ -130,10 +130,8 @@ if SIMULATED:
 
 else:
     from llvmlite import ir
-    from numba.cuda import cgutils, types
-    from numba.cuda.extending import intrinsic
 
-    from .emit import FLOAT, I32, asm, at, load, shared
+    from .emit import FLOAT, I32, asm, at, load, on_slab
 
     _FOUR = ir.LiteralStructType([FLOAT] * 4)
     _SHAPES = {"tf32": "m16n8k8", "tf32x3": "m16n8k8", "bf16x3": "m16n8k16"}
@@ -243,36 +241,27 @@ else:
                     yield [v[:2], w[:2]]
                     yield [v[2:], w[2:]]
 
-        @intrinsic
-        def multiply(typingctx: Any, acc: Any, s: Any, ia: Any, ib: Any) -> Any:
-            def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-                sums = cgutils.unpack_tuple(builder, arguments[0])
-                start = shared(context, builder, signature.args[1], arguments[1])
-                at_a, at_b = at(builder, start, arguments[2]), at(builder, start, arguments[3])
-                fragments = _Fragments(builder, precision, conj_a, conj_b)
-                rows = list(numbers_of(builder, at_a, 2 * down, pitch_a, a_kmajor))
-                of_a = [fragments.a(g, h) for g, h in zip(rows[::2], rows[1::2], strict=True)]
-                columns = numbers_of(builder, at_b, across, pitch_b, b_kmajor)
+        def places(m: int, n: int, part: int) -> list[int]:
+            """Where the four sums of a fragment stand among all: rows g, g + 8, columns 2t, 2t + 1 of each."""
+            columns = [2 * n, 2 * n + 1] if b_kmajor else [n // 2 * 4 + n % 2, n // 2 * 4 + n % 2 + 2]
+            return [2 * ((2 * m + high) * 2 * across + j) + part for high in range(2) for j in columns]
 
-                def places(m: int, n: int, part: int) -> list[int]:
-                    """Where the four sums of a fragment stand among all: rows g, g + 8, columns 2t, 2t + 1 of each."""
-                    columns = [2 * n, 2 * n + 1] if b_kmajor else [n // 2 * 4 + n % 2, n // 2 * 4 + n % 2 + 2]
-                    return [2 * ((2 * m + high) * 2 * across + j) + part for high in range(2) for j in columns]
+        def write(builder: Any, sums: list[Any], at_a: Any, at_b: Any) -> None:
+            fragments = _Fragments(builder, precision, conj_a, conj_b)
+            rows = list(numbers_of(builder, at_a, 2 * down, pitch_a, a_kmajor))
+            of_a = [fragments.a(g, h) for g, h in zip(rows[::2], rows[1::2], strict=True)]
+            columns = numbers_of(builder, at_b, across, pitch_b, b_kmajor)
+            for n, column in enumerate(columns):
+                of_b = fragments.b(column)
+                own = {(m, part): places(m, n, part) for m in range(down) for part in range(2)}
+                added = {key: [FLOAT(0.0) if fresh else sums[i] for i in own[key]] for key in own}
+                for step in range(len(of_b)):
+                    for i, j in TERMS[precision]:
+                        for m, part in own:
+                            operands = of_a[m][step][i], of_b[step][j][part]
+                            added[m, part] = _mma(builder, precision, *operands, added[m, part])
+                for key, where in own.items():
+                    for i, value in zip(where, added[key], strict=True):
+                        sums[i] = builder.fadd(sums[i], value) if fresh else value
 
-                for n, column in enumerate(columns):
-                    of_b = fragments.b(column)
-                    own = {(m, part): places(m, n, part) for m in range(down) for part in range(2)}
-                    added = {key: [FLOAT(0.0) if fresh else sums[i] for i in own[key]] for key in own}
-                    for step in range(len(of_b)):
-                        for i, j in TERMS[precision]:
-                            for m, part in own:
-                                operands = of_a[m][step][i], of_b[step][j][part]
-                                added[m, part] = _mma(builder, precision, *operands, added[m, part])
-                    for key, where in own.items():
-                        for i, value in zip(where, added[key], strict=True):
-                            sums[i] = builder.fadd(sums[i], value) if fresh else value
-                return cgutils.pack_array(builder, sums)
-
-            return acc(acc, s, types.int32, types.int32), emit
-
-        return multiply
+        return on_slab(write)

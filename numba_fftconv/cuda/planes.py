@@ -122,12 +122,73 @@ def make_across(spaced: bool) -> Any:
 POSITIONS = 64  # of a column at most, the bits of a mask
 
 
-@cache
-def make_axis(spaced: bool) -> Any:
-    """The device functions (find_column, holds, past) that walk down a column of a plane.
+class Walk(NamedTuple):
+    """Device functions that walk down a column of two planes at once.
 
-    Bit r of a mask says whether position r of the tile holds a sample. A walk has a place (intrinsics.py), which moves
-    past each sample; where spacing is 1, past each position from 0 on, whether there is a sample or not.
+    Bit r of a mask says whether position r holds a sample. A walk has a place (intrinsics.py), which moves past each
+    sample; where spacing is 1, past each position from 0 on, whether there is a sample or not.
+
+    holds(mask, r): whether position r holds a sample.
+    past(mask, g, r, row): the place once position r is done.
+    load(z, gx, mask0, o0, mask1, o1, row): z[r] = a sample of either plane as real and imaginary part, zero where there
+        is none; all loads are predicated and independent.
+    bias(gbias, planes, c, d): what is added to either plane, of channels c and d; zero where there is no bias.
+    """
+
+    holds: Any
+    past: Any
+    load: Any
+    bias: Any
+
+
+@cache
+def make_walk(count: int, spaced: bool, samples: str) -> Walk:
+    """The device functions for columns of so many positions, of an array and a bias of samples of a dtype."""
+    _, _, _, load_sample, _ = samples_of(samples)
+    COUNT, ONE, NONE, ZERO = np.uint64(count), np.uint64(1), np.uint64(0), np.float32(0)
+
+    @device_function
+    def holds(mask: Any, r: Any) -> Any:
+        return uint64(mask & uint64(ONE << r)) != NONE
+
+    @device_function
+    def past(mask: Any, g: Any, r: Any, row: Any) -> Any:
+        if spaced and not holds(mask, r):
+            return g
+        return uint64(g + row)
+
+    @device_function
+    def load(z: Any, gx: Any, mask0: Any, o0: Any, mask1: Any, o1: Any, row: Any) -> None:
+        g0 = place_sample(gx, o0)
+        g1 = place_sample(gx, o1)
+        for r in range(COUNT):
+            a = ZERO
+            b = ZERO
+            if holds(mask0, r):
+                a = load_sample(gx, g0)
+            if holds(mask1, r):
+                b = load_sample(gx, g1)
+            g0 = past(mask0, g0, r, row)
+            g1 = past(mask1, g1, r, row)
+            z[r] = complex(a, b)
+
+    @device_function
+    def bias(gbias: Any, planes: Any, c: Any, d: Any) -> Any:
+        bias0 = ZERO
+        bias1 = ZERO
+        if planes.has_bias != uint32(0):
+            bias0 = load_sample(gbias, place_sample(gbias, uint64(c)))
+            bias1 = load_sample(gbias, place_sample(gbias, uint64(d)))
+        return bias0, bias1
+
+    return Walk(holds, past, load, bias)
+
+
+@cache
+def make_find_column(spaced: bool) -> Any:
+    """The device function that finds a column of a plane: its mask, and the index in the array where its walk begins.
+
+    The mask is empty if the launch has no plane p, or the plane no samples there; the index then means nothing.
     """
     find_across = make_across(spaced)
     ALL, BITS = np.uint64(2**POSITIONS - 1), np.int32(POSITIONS)
@@ -144,10 +205,6 @@ def make_axis(spaced: bool) -> Any:
 
     @device_function
     def find_column(planes: Any, strides: Any, rows: Any, columns: Any, p: Any, digits: Any, j: Any) -> Any:
-        """Mask of column j of plane p, and the index in the array at which its walk begins.
-
-        The mask is empty if the launch has no plane p, or the plane no samples there; the index then means nothing.
-        """
         n, down, across, c = digits
         held, x = find_across(planes, columns, p, across, j)
 
@@ -170,19 +227,24 @@ def make_axis(spaced: bool) -> Any:
         offset += int64(y) * strides.row + int64(x) * strides.column
         return mask, uint64(offset)
 
-    @device_function
-    def holds(mask: Any, r: Any) -> Any:
-        """Whether position r holds a sample."""
-        return uint64(mask & uint64(ONE << r)) != NONE
+    return find_column
+
+
+def make_pair(find: Any) -> Any:
+    """The device function that finds planes p and p + 1 by `find`: masks and first indices of both, and their channels.
+
+    It is called with what `find` is, but for the place of the plane.
+    """
 
     @device_function
-    def past(mask: Any, g: Any, r: Any, row: Any) -> Any:
-        """The place once position r is done."""
-        if spaced and not holds(mask, r):
-            return g
-        return uint64(g + row)
+    def pair(planes: Any, strides: Any, rows: Any, columns: Any, p: Any, *column: Any) -> Any:
+        here = place(planes, p)
+        mask0, o0 = find(planes, strides, rows, columns, p, here, *column)
+        there = next_place(planes, here)
+        mask1, o1 = find(planes, strides, rows, columns, uint32(p + uint32(1)), there, *column)
+        return mask0, o0, here[3], mask1, o1, there[3]
 
-    return find_column, holds, past
+    return pair
 
 
 FEW = 2  # rows of two planes that a thread which accumulates loads at once
@@ -204,36 +266,15 @@ def make_column_access(T: int, half: bool, spaced: bool, accumulate: bool = Fals
     samples: the dtype of the array and of the bias; all else is float32.
     """
     _, _, distance, load, store = samples_of(samples)
-    find_column, holds, past = make_axis(spaced)
-    height = tile_width(T, half)  # tiles are square
+    height = tile_width(T, half)
+    pair, (holds, past, load_pairs, bias_of) = make_pair(make_find_column(spaced)), make_walk(height, spaced, samples)
     LENGTH, HEIGHT = np.uint64(T), np.uint64(height)
     ZERO = np.float32(0)
 
     @device_function
-    def pair(planes: Any, strides: Any, rows: Any, columns: Any, p: Any, j: Any) -> Any:
-        """Masks and first indices of column j of planes p and p + 1, and the channels of the planes."""
-        here = place(planes, p)
-        mask0, o0 = find_column(planes, strides, rows, columns, p, here, j)
-        there = next_place(planes, here)
-        mask1, o1 = find_column(planes, strides, rows, columns, uint32(p + uint32(1)), there, j)
-        return mask0, o0, here[3], mask1, o1, there[3]
-
-    @device_function
     def load_column(z: Any, gx: Any, planes: Any, strides: Any, rows: Any, columns: Any, p: Any, j: Any) -> None:
         mask0, o0, _, mask1, o1, _ = pair(planes, strides, rows, columns, p, j)
-        row = distance(uint64(int64(strides.row)))
-        g0 = place_sample(gx, o0)
-        g1 = place_sample(gx, o1)
-        for r in range(HEIGHT):
-            a = ZERO
-            b = ZERO
-            if holds(mask0, r):
-                a = load(gx, g0)
-            if holds(mask1, r):
-                b = load(gx, g1)
-            g0 = past(mask0, g0, r, row)
-            g1 = past(mask1, g1, r, row)
-            z[r] = complex(a, b)
+        load_pairs(z, gx, mask0, o0, mask1, o1, distance(uint64(int64(strides.row))))
         for r in range(HEIGHT, LENGTH):
             z[r] = complex(ZERO, ZERO)
 
@@ -287,11 +328,7 @@ def make_column_access(T: int, half: bool, spaced: bool, accumulate: bool = Fals
         mask0, o0, c, mask1, o1, d = pair(planes, strides, rows, columns, p, j)
         row = distance(uint64(int64(strides.row)))
         scale = epilogue.scale
-        bias0 = ZERO
-        bias1 = ZERO
-        if planes.has_bias != uint32(0):
-            bias0 = load(gbias, place_sample(gbias, uint64(c)))
-            bias1 = load(gbias, place_sample(gbias, uint64(d)))
+        bias0, bias1 = bias_of(gbias, planes, c, d)
         for r in range(HEIGHT):
             z[r] = complex(scale * z[r].real + bias0, scale * z[r].imag + bias1)
         store_rows(z, gy, epilogue.beta, mask0, place_sample(gy, o0), mask1, place_sample(gy, o1), row)

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numba import complex64, cuda, int64, types, uint32, uint64
 
+from ..integers import first_bin
 from .butterfly import make_fft
 from .fft2d import make_tile_access
 from .intrinsics import load_c64, store_c64
@@ -21,7 +22,7 @@ from .long_fft import GROUPS, make_long_fft, other
 from .middle import LANES, LONGEST
 from .planes import Strides
 from .toolchain import COMPLEXES, Kernel, device_function, namedtuple_type
-from .two_pass import MIDDLE_TYPE, WARPS, block_of, place_of_column, row_pitch
+from .two_pass import MIDDLE_TYPE, WARPS, block_of, find_plane, place_of_column, row_pitch
 
 STRIDES_TYPE = namedtuple_type(Strides, types.int64)
 
@@ -30,7 +31,7 @@ STRIDES_TYPE = namedtuple_type(Strides, types.int64)
 def rows_kernel(C: int) -> Kernel:
     """The kernel rows(gV, gX, strides, middle, heights): V to a spectrum of so many rows ky, R/2."""
     LENGTH, ONE, NONE, TWO = np.uint64(C), np.uint64(1), np.uint64(0), np.uint64(2)
-    LANE, ROWS = np.uint32(LANES), np.uint32(WARPS)
+    ROWS = np.uint32(WARPS)
     ZERO, HALVE = np.float32(0), np.float32(0.5)
     threads, shared, blocks = block_of(C)
     blocks = min(blocks, 2) if C == 256 else blocks  # three would leave 80 registers, 2 too few for the row of edges
@@ -42,9 +43,8 @@ def rows_kernel(C: int) -> Kernel:
 
         def rows_of_threads(gV: Any, gX: Any, strides: Any, middle: Any, heights: Any) -> None:
             z = cuda.local.array(C, complex64)
-            t = uint32(cuda.threadIdx.x)
-            p = uint32(middle.first + uint32(cuda.blockIdx.x) * LANE + t % LANE)
-            ky = uint32(uint32(cuda.blockIdx.y) * ROWS + t // LANE)
+            p, warp, _ = find_plane(middle)
+            ky = uint32(uint32(cuda.blockIdx.y) * ROWS + warp)
             if p < middle.end and ky < heights:
                 v = place_of_column(middle, p, uint32(0)) + uint64(ky) * row_pitch(middle)
                 for i in range(LENGTH):
@@ -59,7 +59,7 @@ def rows_kernel(C: int) -> Kernel:
 
     R1, R2, ROUNDS, split, join = make_long_fft(C, -1)
     COUNT, COUNT2, LAST, HALF = np.uint64(R1), np.uint64(R2), np.uint64(R2 - 1), np.uint64(R2 // 2)
-    MIDDLE, STEP, SECOND, EDGE = np.uint32(R1 // 2), np.uint64(R1), np.uint64(R2), np.uint64(C // 2 + 1)
+    MIDDLE, STEP, SECOND, EDGE = np.uint32(R1 // 2), np.uint64(R1), np.uint64(R2), np.uint64(first_bin((2, C), 1))
 
     @device_function
     def teeth(gV: Any, v: Any, middle: Any, sS: Any, n2: Any, lane: Any) -> None:
@@ -84,10 +84,7 @@ def rows_kernel(C: int) -> Kernel:
         sS = cuda.shared.array(0, complex64)
         a = cuda.local.array(R2, complex64)
         b = cuda.local.array(R2, complex64)
-        t = uint32(cuda.threadIdx.x)
-        lane = uint32(t % LANE)
-        group = uint32(t // LANE)
-        p = uint32(middle.first + uint32(cuda.blockIdx.x) * LANE + lane)
+        p, group, lane = find_plane(middle)
         ky = uint32(cuda.blockIdx.y)
         last = uint32(middle.end - uint32(1))  # what stands for planes that are not: their results go nowhere
         v = place_of_column(middle, min(p, last), uint32(0)) + uint64(ky) * row_pitch(middle)
@@ -138,7 +135,7 @@ def rows_kernel(C: int) -> Kernel:
 def inverse_rows_kernel(C: int) -> Kernel:
     """The kernel rows(gX, gV, strides, middle, heights), the mirror image; it writes V of an even number of planes."""
     LENGTH, ONE, NONE, TWO = np.uint64(C), np.uint64(1), np.uint64(0), np.uint64(2)
-    LANE, ROWS, EVEN = np.uint32(LANES), np.uint32(WARPS), np.uint32(0xFFFFFFFE)
+    ROWS, EVEN = np.uint32(WARPS), np.uint32(0xFFFFFFFE)
     threads, shared, blocks = block_of(C)
     name, signature = f"inverse_rows_t{C}", (COMPLEXES, COMPLEXES, STRIDES_TYPE, MIDDLE_TYPE, types.uint32)
 
@@ -148,9 +145,8 @@ def inverse_rows_kernel(C: int) -> Kernel:
 
         def rows_of_threads(gX: Any, gV: Any, strides: Any, middle: Any, heights: Any) -> None:
             z = cuda.local.array(C, complex64)
-            t = uint32(cuda.threadIdx.x)
-            p = uint32(middle.first + uint32(cuda.blockIdx.x) * LANE + t % LANE)
-            ky = uint32(uint32(cuda.blockIdx.y) * ROWS + t // LANE)
+            p, warp, _ = find_plane(middle)
+            ky = uint32(uint32(cuda.blockIdx.y) * ROWS + warp)
             if p < uint32(uint32(middle.end + uint32(1)) & EVEN) and ky < heights:
                 last = uint32(middle.end - uint32(1))  # stands for the plane that completes a pair
                 spectrum_to_row(gX, z, strides.pitch, min(p, last), ky)
@@ -165,7 +161,7 @@ def inverse_rows_kernel(C: int) -> Kernel:
 
     R1, R2, ROUNDS, split, join = make_long_fft(C, +1)
     COUNT, COUNT2, LAST, HALF = np.uint64(R1), np.uint64(R2), np.uint64(R2 - 1), np.uint64(R2 // 2)
-    MIDDLE, STEP, SECOND, EDGE = np.uint32(R1 // 2), np.uint64(R1), np.uint64(R2), np.uint64(C // 2 + 1)
+    MIDDLE, STEP, SECOND, EDGE = np.uint32(R1 // 2), np.uint64(R1), np.uint64(R2), np.uint64(first_bin((2, C), 1))
 
     @device_function
     def both(gX: Any, f: Any, g: Any) -> Any:
@@ -188,10 +184,7 @@ def inverse_rows_kernel(C: int) -> Kernel:
         sS = cuda.shared.array(0, complex64)
         a = cuda.local.array(R2, complex64)
         b = cuda.local.array(R2, complex64)
-        t = uint32(cuda.threadIdx.x)
-        lane = uint32(t % LANE)
-        group = uint32(t // LANE)
-        p = uint32(middle.first + uint32(cuda.blockIdx.x) * LANE + lane)
+        p, group, lane = find_plane(middle)
         ky = uint32(cuda.blockIdx.y)
         last = uint32(middle.end - uint32(1))
         pitch = uint64(int64(strides.pitch))

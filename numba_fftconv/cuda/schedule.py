@@ -18,7 +18,7 @@ Example: forward of 16 images, 64 to 64 channels, T = 32: X and Y have 16 rows o
 1024 or 4096 values and a spectrum 514 times that: 4.2 MB for X and Y, 16.8 MB for W.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -185,6 +185,12 @@ def _regions(work: Work, chunk: int) -> tuple[Spectrum, Spectrum, Spectrum]:
     return outputs, inputs, work.weight._replace(array="workspace", at=inputs.end)
 
 
+def _through(middle: Region, steps: Iterable[Step]) -> Iterator[Step]:
+    """Steps whose large transforms have this memory."""
+    for step in steps:
+        yield step if isinstance(step, Multiply) else step._replace(middle=middle)
+
+
 def _middle(work: Work, chunk: int) -> Region:
     """What all large transforms of a pass use in turn."""
     planes = max(chunk * max(work.C, work.K), work.K * work.Cg)
@@ -199,9 +205,7 @@ def _chunks(work: Work, schedule: Schedule) -> Iterator[tuple[int, int]]:
 
 def steps(work: Work, schedule: Schedule, spectral: bool = False) -> Iterator[Step]:
     """The steps of a pass in their order; where `spectral`, the weight is a spectrum already, the array 'weight'."""
-    middle = _middle(work, schedule.chunk)
-    for step in _steps(work, schedule, spectral):
-        yield step if isinstance(step, Multiply) else step._replace(middle=middle)
+    yield from _through(_middle(work, schedule.chunk), _steps(work, schedule, spectral))
 
 
 def _steps(work: Work, schedule: Schedule, spectral: bool) -> Iterator[Step]:
@@ -241,9 +245,7 @@ def shares_gradients(input_grad: Work, weight_grad: Work, whole: bool, schedules
 
 def both_gradients(work: Work, spectral: bool = False) -> Iterator[Step]:
     """Both gradients from one spectrum of dy, in the workspace of one: x takes the place of dx, dw that of w."""
-    middle = _middle(work, work.windows)
-    for step in _both_gradients(work, spectral):
-        yield step if isinstance(step, Multiply) else step._replace(middle=middle)
+    yield from _through(_middle(work, work.windows), _both_gradients(work, spectral))
 
 
 def _both_gradients(work: Work, spectral: bool) -> Iterator[Step]:

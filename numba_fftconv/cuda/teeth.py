@@ -18,7 +18,7 @@ import numpy as np
 from numba import int32, int64, uint32, uint64
 
 from .intrinsics import place_sample, samples_of
-from .planes import make_across, next_place, place
+from .planes import make_across, make_pair, make_walk
 from .toolchain import device_function
 
 
@@ -45,10 +45,11 @@ def make_teeth(
     samples: the dtype of the array and of the bias; all else is float32.
     """
     _, _, distance, load_sample, store_sample = samples_of(samples)
+    holds, past, load_pairs, bias_of = make_walk(count, spaced, samples)
     COUNT, STEP = np.uint64(count), np.int32(step)
     STEPS, LOG, ONE, NONE = np.uint32(step), np.uint32(step.bit_length() - 1), np.uint64(1), np.uint64(0)
     ALL = np.uint64(2**count - 1)
-    ZERO, LAST = np.float32(0), np.int32(count)
+    LAST = np.int32(count)
     find_across = make_across(spaced)
 
     @device_function
@@ -84,59 +85,31 @@ def make_teeth(
         offset += int64(y) * strides.row + int64(x) * strides.column
         return mask, uint64(offset)
 
+    pair = make_pair(find)
+
     @device_function
-    def pair(planes: Any, strides: Any, rows: Any, columns: Any, p: Any, j: Any, first: Any) -> Any:
-        """Masks and first indices of planes p and p + 1, their channels, and the distance between neighbours."""
-        here = place(planes, p)
-        mask0, o0 = find(planes, strides, rows, columns, p, here, j, first)
-        there = next_place(planes, here)
-        mask1, o1 = find(planes, strides, rows, columns, uint32(p + uint32(1)), there, j, first)
+    def to_next(strides: Any, rows: Any) -> Any:
+        """The distance between neighbouring samples."""
         apart = STEPS
         if spaced:
             spacing = uint32(rows.spacing)
             common = uint32(spacing & uint32(uint32(0) - spacing))  # the power of two in it
             apart = uint32(STEPS // max(min(common, STEPS), uint32(1)))
-        row = distance(uint64(int64(strides.row) * int64(apart)))
-        return mask0, o0, here[3], mask1, o1, there[3], row
-
-    @device_function
-    def holds(mask: Any, i: Any) -> Any:
-        return uint64(mask & uint64(ONE << i)) != NONE
-
-    @device_function
-    def past(mask: Any, g: Any, i: Any, row: Any) -> Any:
-        """The place once tooth i is done."""
-        if spaced and not holds(mask, i):
-            return g
-        return uint64(g + row)
+        return distance(uint64(int64(strides.row) * int64(apart)))
 
     @device_function
     def load(z: Any, gx: Any, planes: Any, strides: Any, rows: Any, columns: Any, p: Any, j: Any, first: Any) -> None:
-        mask0, o0, _, mask1, o1, _, row = pair(planes, strides, rows, columns, p, j, first)
-        g0 = place_sample(gx, o0)
-        g1 = place_sample(gx, o1)
-        for i in range(COUNT):
-            a = ZERO
-            b = ZERO
-            if holds(mask0, i):
-                a = load_sample(gx, g0)
-            if holds(mask1, i):
-                b = load_sample(gx, g1)
-            g0 = past(mask0, g0, i, row)
-            g1 = past(mask1, g1, i, row)
-            z[i] = complex(a, b)
+        mask0, o0, _, mask1, o1, _ = pair(planes, strides, rows, columns, p, j, first)
+        load_pairs(z, gx, mask0, o0, mask1, o1, to_next(strides, rows))
 
     @device_function
     def store(
         z: Any, gy: Any, gbias: Any, planes: Any, strides: Any, rows: Any, columns: Any, epilogue: Any,
         p: Any, j: Any, first: Any,
     ) -> None:  # fmt: skip
-        mask0, o0, c, mask1, o1, d, row = pair(planes, strides, rows, columns, p, j, first)
-        bias0 = ZERO
-        bias1 = ZERO
-        if planes.has_bias != uint32(0):
-            bias0 = load_sample(gbias, place_sample(gbias, uint64(c)))
-            bias1 = load_sample(gbias, place_sample(gbias, uint64(d)))
+        mask0, o0, c, mask1, o1, d = pair(planes, strides, rows, columns, p, j, first)
+        row = to_next(strides, rows)
+        bias0, bias1 = bias_of(gbias, planes, c, d)
         g0 = place_sample(gy, o0)
         g1 = place_sample(gy, o1)
         for i in range(COUNT):

@@ -75,6 +75,14 @@ def place_of_column(middle: Any, p: Any, j: Any) -> Any:
 
 
 @device_function
+def find_plane(middle: Any) -> Any:
+    """Plane, warp and lane of a thread of the pass over rows."""
+    t = uint32(cuda.threadIdx.x)
+    lane = uint32(t % uint32(LANES))
+    return uint32(middle.first + uint32(cuda.blockIdx.x) * uint32(LANES) + lane), uint32(t // uint32(LANES)), lane
+
+
+@device_function
 def row_pitch(middle: Any) -> Any:
     return uint64(middle.width) * uint64(middle.pitch)
 
