@@ -25,6 +25,7 @@ from numba_fftconv.inspect.compiled import one_line
 from numba_fftconv.inspect.custom import Given
 from numba_fftconv.inspect.report import Report, inspect
 from numba_fftconv.inspect.text import text
+from numba_fftconv.integers import bins
 
 pytestmark = [compiles, reads_code]
 H200 = find_gpu("H200")
@@ -85,7 +86,7 @@ def product() -> Report:
 
 @pytest.fixture(scope="module")
 def transform() -> Report:
-    return of_library("transform", fft_size=16)
+    return of_library("transform", fft_size=(16, 16))
 
 
 # ---- figures ---------------------------------------------------------------------------------------------------------
@@ -147,7 +148,7 @@ def test_transform_is_bound_by_memory(transform: Report) -> None:
 def test_costs_are_those_of_a_plan(name: str, stage: int) -> None:
     plan = plan_conv2d((128, 64, 30, 30), (64, 64, 3, 3), padding=1, fft_size=32)
     expected = plan.stages["forward"][stage]
-    found = library.cost(name, library.Choices())
+    found = library.cost(name, (32, 32), library.Choices())
     assert found[:2] == (expected.flops, expected.bytes) and expected.name in found.problem
 
 
@@ -156,8 +157,31 @@ def test_options_choose_the_specialisation() -> None:
         return library.subject(kernel, library.Choices(**choices), H200).kernel.name
 
     assert name("product", tile="16x64", pass_name="weight_grad", vec=1) == "product_16x64_weight_grad_v1"
-    assert name("inverse", fft_size=64, planes=2) == "inverse_t64_b2"
-    assert name("transform", fft_size=24) == "transform_t24_b16"
+    assert name("inverse", fft_size=(64, 64), planes=2) == "inverse_t64_b2"
+    assert name("transform", fft_size=(24, 24)) == "transform_t24_b16"
+    assert name("transform", fft_size=(20, 64)) == "transform_t20x64_b16"
+    assert name("transform-columns", fft_size=(256, 32)) == "transform_columns_t256"
+    assert name("transform-rows", fft_size=(256, 32)) == "transform_rows_t32"
+    assert name("inverse-rows") == "inverse_rows_t128" and name("inverse-columns") == "inverse_columns_t128"
+
+
+def test_passes_of_a_large_transform() -> None:
+    """8 x 128: a block has 32 columns of 8 planes, or of 32 planes the first row between the passes, which is two."""
+    R, C = size = (8, 128)
+    found = {name: of_library(name, fft_size=size) for name in library.TWO_PASSES}
+    for name, report in found.items():
+        assert report.memory is not None and report.roofline is not None and report.code.stack == 0
+        assert report.roofline.bound == "memory" and report.roofline.cost.problem.startswith(name.split("-")[1])
+        assert report.banks is not None and all(of.ratio == 1 for of in report.banks.values())
+    moved = {name: report.memory.asked for name, report in found.items() if report.memory}
+    assert moved["transform-columns"] == moved["inverse-columns"] == 32 * 8 * (4 * R + 8 * (R // 2))
+    assert moved["transform-rows"] == moved["inverse-rows"] == 32 * 8 * (C + C + 2)
+    cost = {name: report.roofline.cost for name, report in found.items() if report.roofline}
+    height, width = R - 2, C - 2
+    assert cost["transform-columns"].bytes == 128 * 64 * (4 * height * width + 8 * (R // 2) * width)
+    assert cost["inverse-rows"].bytes == 128 * 64 * (8 * (R // 2) * width + 8 * bins(size))
+    whole = library.cost("transform", size, library.Choices())
+    assert cost["transform-columns"].flops + cost["transform-rows"].flops <= whole.flops
 
 
 def test_a_kernel_with_conflicts() -> None:
@@ -278,7 +302,13 @@ WRONG = [
     (["product", "--vec", "4"], "vec is 4: it must be 1 or 2"),
     (["product", "--planes", "4"], "--planes is for transform and inverse, not for product"),
     (["product", "--launch", "3"], "--launch is for a kernel of your own, not for product"),
-    (["transform", "--fft-size", "22"], "fft_size is 22: it must be one of 6, 8, 10"),
+    (["transform", "--fft-size", "22"], "fft_size is 22: a side must be one of 6, 8, 10"),
+    (["transform", "--fft-size", "8x66"], "fft_size is 8x66: a side must be one of 6, 8, 10"),
+    (["product", "--fft-size", "8x8x8"], "fft_size is '8x8x8': it must be a length such as 32, or rows and columns"),
+    (["product", "--fft-size", "-8"], "fft_size is '-8': it must be a length"),
+    (["transform", "--fft-size", "128"], "takes two kernels: inspect transform-columns and transform-rows"),
+    (["inverse-rows", "--fft-size", "64"], "fft_size is 64, which takes one kernel: inspect inverse"),
+    (["transform-rows", "--planes", "4"], "--planes is for transform and inverse, not for transform-rows"),
     (
         ["transform", "--fft-size", "64", "--planes", "16"],
         "planes is 16: with T = 64 it must be one of 2, 4, 8 on H200",

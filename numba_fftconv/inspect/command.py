@@ -5,6 +5,7 @@ For example:
     python -m numba_fftconv inspect product --tile 128x64 --pass weight_grad --arch sm_80
     python -m numba_fftconv inspect product --precision tf32x3
     python -m numba_fftconv inspect transform --fft-size 64 --sass
+    python -m numba_fftconv inspect inverse-rows --fft-size 32x256
     python -m numba_fftconv inspect mine:scale --signature "float32[::1], float32" --launch "zeros(4096) 0.5"
 """
 
@@ -17,10 +18,11 @@ from typing import Any
 from ..cache import no_collections
 from ..errors import FFTConvError, InvalidOptionError, UnsupportedError
 
-LIBRARY = ("product", "transform", "inverse")
+TRANSFORMS = ("transform", "inverse")
+LIBRARY = ("product", *TRANSFORMS, "transform-columns", "transform-rows", "inverse-rows", "inverse-columns")
 # Options that are not for every kernel: for which, where 'custom' stands for those of the caller.
 FOR = {
-    "fft_size": LIBRARY, "channels": LIBRARY, "planes": LIBRARY[1:],
+    "fft_size": LIBRARY, "channels": LIBRARY, "planes": TRANSFORMS,
     "pass_name": LIBRARY[:1], "tile": LIBRARY[:1], "vec": LIBRARY[:1], "precision": LIBRARY[:1],
     "signature": ("custom",), "threads": ("custom",), "shared": ("custom",), "launch": ("custom",), "grid": ("custom",),
 }  # fmt: skip
@@ -38,14 +40,14 @@ def add_to(commands: Any) -> None:
         " 3x3, planes of T-2 with a zero around. A kernel of yours is bounded by what its block (0, 0, 0) computes"
         " and moves, times --grid.",
     )
-    command.add_argument("kernel", help="product, transform, inverse, or module:kernel of your own")
+    command.add_argument("kernel", help=f"{', '.join(LIBRARY)}, or module:kernel of your own")
     command.add_argument("--gpu", help="H200, H100, A100, A40, L40S or RTX4090 (default: H200, or by --arch)")
     command.add_argument("--arch", help="sm_80, sm_86, sm_89 or sm_90")
     command.add_argument("--sass", action="store_true", help="print the machine code too")
     command.add_argument("--json", action="store_true", help="print JSON in place of text")
     command.add_argument("--html", type=Path, metavar="FILE", help="write a page: plots of this kernel and of ours")
     ours = command.add_argument_group("kernels of the library")
-    ours.add_argument("--fft-size", type=int, metavar="T", help="transform length (default: 32)")
+    ours.add_argument("--fft-size", metavar="T", help="32, or rows and columns as 32x64 (default: 32, of passes 128)")
     ours.add_argument("--channels", type=int, metavar="C", help="and filters of the layer that bounds it (default: 64)")
     ours.add_argument("--planes", type=int, metavar="B", help="planes a block (default: as the library takes them)")
     ours.add_argument("--pass", dest="pass_name", help="forward, input_grad or weight_grad (default: forward)")
@@ -109,7 +111,8 @@ def _check_options(chosen: argparse.Namespace) -> None:
     for name, kinds in FOR.items():
         if getattr(chosen, name) is not None and kind not in kinds:
             option = "--" + ("pass" if name == "pass_name" else name.replace("_", "-"))
-            of = "a kernel of your own" if kinds == ("custom",) else " and ".join(kinds)
+            wide = {("custom",): "a kernel of your own", LIBRARY: "kernels of the library"}
+            of = wide.get(kinds, " and ".join(kinds))
             raise InvalidOptionError(f"{option} is for {of}, not for {chosen.kernel}")
 
 
@@ -118,6 +121,8 @@ def _subject(chosen: argparse.Namespace, gpu: Any) -> Any:
     if chosen.kernel in LIBRARY:
         from . import library
 
+        if "fft_size" in given:
+            given["fft_size"] = library.size_of(given["fft_size"])
         return library.subject(chosen.kernel, library.Choices(**given), gpu)
     from . import custom
 

@@ -25,7 +25,7 @@ from .report import Report, inspect
 from .text import scaled, text
 
 SIZES, TILES, CHANNELS = (8, 16, 32, 64), ("128x128", "128x64", "64x64", "16x64"), (16, 64, 256)
-FAMILY = [(name, Choices(fft_size=T)) for name in ("transform", "inverse") for T in SIZES] + [
+FAMILY = [(name, Choices(fft_size=(T, T))) for name in ("transform", "inverse") for T in SIZES] + [
     ("product", Choices(tile=tile)) for tile in TILES
 ]
 COLORS = {
@@ -128,8 +128,8 @@ def roofline(gpu: Gpu, this: Report) -> Any:
 
 def _stages() -> list[tuple[str, str, dict[str, float]]]:
     """Name, colour, and intensities by label; an inverse moves and computes what its transform does."""
-    transforms = {str(T): library.cost("transform", Choices(fft_size=T)) for T in SIZES}
-    products = {str(C): library.cost("product", Choices(channels=C)) for C in CHANNELS}
+    transforms = {str(T): library.cost("transform", (T, T), Choices()) for T in SIZES}
+    products = {str(C): library.cost("product", library.FFT_SIZE, Choices(channels=C)) for C in CHANNELS}
     rows = ("transform and inverse, by T", "#2e8b57", transforms), ("product, by channels", "#1b6ca8", products)
     return [(name, color, {label: of.flops / of.bytes for label, of in costs.items()}) for name, color, costs in rows]
 
