@@ -51,12 +51,13 @@ def built(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return names
 
 
-def kernel(name: str = "some") -> Kernel:
+def kernel(name: str = "some", module: str = fft2d.__name__, **bounds: int) -> Kernel:
     """A new one each time, which is not in memory yet."""
 
     def function() -> None: ...
 
-    return Kernel(name, function, (), 32, 0)
+    function.__module__ = module
+    return Kernel(name, function, (), 32, 0, **bounds)
 
 
 # ---- in processes of their own
@@ -72,7 +73,7 @@ def test_a_second_process_compiles_nothing(tmp_path: Path, monkeypatch: pytest.M
     assert (once, none) == ("1", "0")
     assert (name, bits) == (second_name, same_bits)
     assert [str(path) for path in Path(name).parent.iterdir()] == [name]
-    assert Path(name).name.startswith("transform_t8_b4_sm_90_")
+    assert Path(name).name.startswith("transform_t8_b4_16_")
 
 
 @pytest.mark.parametrize("source", ["cuda/butterfly.py", "cuda/toolchain.py", "geometry.py"])
@@ -90,7 +91,15 @@ def test_an_edited_source_has_files_of_its_own(source: str, tmp_path: Path) -> N
 
 def test_a_file_is_named_after_all_that_makes_it(folder: Path) -> None:
     names = [cubins.file_of(kernel(name), architecture) for name in ("a", "b") for architecture in (HOPPER, (8, 0))]
-    assert len(set(names)) == 4 and all(name.parent == folder for name in names)
+    names += [cubins.file_of(kernel("a", **{bound: 2}), HOPPER) for bound in ("least_blocks", "most_registers")]
+    assert len(set(names)) == 6 and all(name.parent == folder for name in names)
+
+
+def test_kernels_of_others_have_no_file(folder: Path, built: list[str]) -> None:
+    """Of what they are made nothing says whether it has changed."""
+    others = kernel(module="numba_fftconv_of_others")
+    assert cubins.binary(others, HOPPER) is cubins.binary(others, HOPPER)
+    assert built == ["some"] and not list(folder.iterdir())
 
 
 @pytest.mark.parametrize("part", ["numba-cuda", "nvvm", "nvJitLink"])

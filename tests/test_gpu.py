@@ -8,6 +8,7 @@ import multiprocessing
 import os
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,7 @@ from numba_fftconv.cuda.product import FORMS, product_kernel
 from numba_fftconv.cuda.tensor_tiles import TENSOR_TILES
 from numba_fftconv.cuda.tiles import TILES
 from numba_fftconv.cuda.toolchain import Kernel
+from numba_fftconv.dtypes import HALVES
 from numba_fftconv.options import CODELET_SIZES
 
 TENSOR = [tile for tiles in TENSOR_TILES.values() for tile in tiles]
@@ -102,6 +104,47 @@ def test_every_length(T: int, record_worst: Recorder) -> None:
     k = min(T, 3)
     for side in (max(1, T - k + 1), 2 * T + 1):
         check_relative(Problem(5, 6, side, side, 10, k, k, padding=1, fft_size=T), record_worst, "GPU, every T")
+
+
+@pytest.mark.parametrize("size", [(128, 128), (256, 256), (128, 16), (8, 256), (256, 20), (2, 64), (48, 10)], ids=str)
+def test_large_and_unequal_sizes(size: tuple[int, int], record_worst: Recorder) -> None:
+    """In segments, and in one; spaced samples; kernels of as many taps as planes have samples."""
+    k = tuple(max(1, T // 16) for T in size)
+    for spread in (1, 2):
+        sides = [spread * (T - taps + 1) + 1 for T, taps in zip(size, k, strict=True)]
+        check_relative(Problem(3, 6, *sides, 10, *k, padding=1, fft_size=size), record_worst, "GPU, large and unequal")
+    few = (1 if T < 4 else 2 for T in size)
+    check_relative(Problem(3, 4, 90, 61, 6, *few, stride=2, dilation=3, fft_size=size), record_worst, "GPU, spaced")
+    whole = [T // 2 + 1 for T in size]
+    check_relative(Problem(40, 2, *whole, 3, *whole, fft_size=size), record_worst, "GPU, one sample a plane")
+
+
+@pytest.mark.parametrize("dtype", HALVES)
+@pytest.mark.parametrize("T", [16, 64, 128])
+def test_halves_are_rounded_once(T: int, dtype: str) -> None:
+    """The result has the bits of that of float32, rounded to the nearest."""
+    problem, kind = Problem(5, 6, 2 * T + 1, T, 10, 3, 5, padding=1, fft_size=T), getattr(torch, dtype)
+    halves = Arrays(*(array.to(kind) for array in tensors(problem)))
+    reals = Arrays(*(array.float() for array in halves))
+    got = passes(replace(problem, dtype=dtype).plan(device="cuda"), halves)
+    want = passes(problem.plan(device="cuda"), reals)
+    for name in PASSES:
+        assert got[name].dtype == kind and torch.equal(got[name], want[name].to(kind)), name
+
+
+def test_tuned_plans(tmp_path: Path) -> None:
+    """What wins is read back, and changes no bit where the size is kept."""
+    problem = Problem(16, 64, 32, 32, 64, 5, 5, padding=2, fft_size=None)
+    plan, a, path = problem.plan(device="cuda"), tensors(problem), tmp_path / "tuning.json"
+    same, best = plan.tune(keep_fft_size=True, store=None), plan.tune(store=path)
+    assert same.fft_size == plan.fft_size and not problem.plan(device="cuda").kernels.tiles
+    for name, got in passes(same, a).items():
+        assert_same(got, passes(plan, a)[name], name)
+    options = {**problem.options, "device": "cuda", "tuning": path}
+    assert plan_conv2d(problem.x_shape, problem.w_shape, **options) == best
+    for name, got in passes(best, a).items():
+        want = of_torch(problem, a)[name]
+        assert float((got.double() - want).norm() / want.norm()) < problem.tolerance(best, name), name
 
 
 @settings(max_examples=100)

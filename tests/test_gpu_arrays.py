@@ -229,8 +229,8 @@ def bad_calls(a: Arrays, host: Arrays) -> dict[str, tuple[type[FFTConvError], Ca
     small = torch.empty(plan.workspace_size - 1, dtype=torch.uint8, device=DEVICE)
     return {
         "float64": (UnsupportedError, lambda: conv2d(a.x.double(), a.w.double())),
-        "float16": (InvalidTypeError, lambda: conv2d(a.x.half(), a.w.half())),
-        "bfloat16": (InvalidTypeError, lambda: conv2d(a.x.bfloat16(), a.w.bfloat16())),
+        "complex numbers": (InvalidTypeError, lambda: conv2d(a.x.to(torch.complex64), a.w)),
+        "two halves": (InvalidTypeError, lambda: conv2d(a.x.half(), a.w.bfloat16())),
         "two dtypes": (InvalidTypeError, lambda: conv2d(a.x, a.w.double())),
         "rank": (InvalidShapeError, lambda: conv2d(a.x[0, 0], a.w)),
         "channels": (InvalidShapeError, lambda: conv2d(a.x, a.w[:, :2])),

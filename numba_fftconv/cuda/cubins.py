@@ -3,6 +3,7 @@
 On disk the folder is named after the sources of the package (cache.py), the file after the kernel, the architecture and
 what compiles it. So a file is never out of date, and nothing in it has to be compared. A file that cannot be read or
 that is not as it was written is compiled and written again; a folder that cannot be written costs time, no error.
+Kernels that are not of this package have no file.
 """
 
 import contextlib
@@ -27,19 +28,25 @@ def binary(kernel: Kernel, architecture: Architecture) -> Binary:
     key = kernel, architecture
     with _locks.setdefault(key, threading.Lock()):
         if key not in _binaries:
-            path = file_of(kernel, architecture)
-            found = _read(path)
+            path = file_of(kernel, architecture) if _is_ours(kernel) else None
+            found = _read(path) if path else None
             if found is None:
                 found = build(kernel, architecture)
-                _write(path, found)
+                if path:
+                    _write(path, found)
             _binaries[key] = found
         return _binaries[key]
+
+
+def _is_ours(kernel: Kernel) -> bool:
+    return kernel.function.__module__.split(".")[0] == __name__.split(".")[0]
 
 
 def file_of(kernel: Kernel, architecture: Architecture) -> Path:
     """Where the machine code of a kernel lies, or will."""
     major, minor = architecture
-    return cache_directory() / f"{kernel.name}_sm_{major}{minor}_{_compiler_hash()}.cubin"
+    bounds = f"{kernel.threads}_{kernel.least_blocks}_{kernel.most_registers or 0}"
+    return cache_directory() / f"{kernel.name}_{bounds}_sm_{major}{minor}_{_compiler_hash()}.cubin"
 
 
 @cache

@@ -21,7 +21,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ..errors import UnsupportedError
-from .toolchain import Architecture, Kernel, build
+from .cubins import binary
+from .toolchain import Architecture, Kernel
 
 # Classes of instructions, by expressions that match from an opcode's start; the first that matches has it.
 CLASSES = {
@@ -74,9 +75,9 @@ class Code(NamedTuple):
 
 
 def read(kernel: Kernel, architecture: Architecture) -> Code:
-    """Compile a kernel and take its cubin apart."""
-    binary = build(kernel, architecture)
-    return take_apart(binary.cubin, binary.ptx, architecture)
+    """The machine code of a kernel as a GPU gets it."""
+    made = binary(kernel, architecture)
+    return take_apart(made.cubin, made.ptx, architecture)
 
 
 def take_apart(cubin: bytes, ptx: str, architecture: Architecture) -> Code:

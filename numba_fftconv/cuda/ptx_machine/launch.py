@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from ..cubins import binary
 from ..toolchain import Kernel, compile_ptx
 from .block import Addressed, Block, Launch, Observer, refuse_unknown
 from .memory import Memory, Rows
@@ -64,8 +65,8 @@ def program_of(ptx: str) -> Program:
 
 @cache
 def ptx_of(kernel: Kernel, lines: bool = False) -> str:
-    """What is run: the code for sm_90, which may know its lines."""
-    return compile_ptx(kernel, ARCHITECTURE, lines)
+    """What is run: the code for sm_90 as a GPU gets it, or one that knows its lines."""
+    return compile_ptx(kernel, ARCHITECTURE, lines=True) if lines else binary(kernel, ARCHITECTURE).ptx
 
 
 def start(
