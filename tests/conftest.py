@@ -4,6 +4,8 @@ Compiled kernels go to the user's own disk cache, as in normal use: the second r
 """
 import os
 from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 import pytest
 from gpu import has_gpu
@@ -21,7 +23,13 @@ settings.register_profile(
 )
 settings.load_profile("numba_fftconv")
 
-WORST: pytest.StashKey[dict[str, tuple[float, str]]] = pytest.StashKey()
+Worst = dict[str, tuple[float, str]]
+WORST: pytest.StashKey[Worst] = pytest.StashKey()
+
+
+# Files that take minutes begin first, so that no processor waits for one of them at the end of pytest -n; test_ptx.py
+# runs kernels that test_machine_code.py has compiled.
+LONGEST = ("test_machine_code", "test_simulator", "test_passes", "test_mutations", "test_ptx", "test_cuda_layers")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -29,6 +37,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: LONGEST.index(item.path.stem) if item.path.stem in LONGEST else len(LONGEST))
     marked = [item for item in items if item.get_closest_marker("gpu")]
     if marked and not has_gpu():
         for item in marked:
@@ -38,13 +47,33 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session")
 def record_worst(pytestconfig: pytest.Config) -> Callable[[str, float, str], None]:
     """record_worst(title, fraction of the limit, case): the worst case under each title is printed after the run."""
-    worst = pytestconfig.stash[WORST]
+    return partial(keep, pytestconfig.stash[WORST])
 
-    def record(title: str, fraction: float, case: str) -> None:
-        if title not in worst or not fraction <= worst[title][0]:
-            worst[title] = fraction, case
 
-    return record
+def keep(worst: Worst, title: str, fraction: float, case: str) -> None:
+    if title not in worst or not fraction <= worst[title][0]:
+        worst[title] = fraction, case
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """A process that pytest -n has started tells the one that prints."""
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["worst"] = session.config.stash[WORST]
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """A file is the affair of one process: what its fixtures make is made once."""
+    from xdist.scheduler import LoadFileScheduling
+
+    config.option.loadscopereorder = False
+    return LoadFileScheduling(config, log)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    for title, found in getattr(node, "workeroutput", {}).get("worst", {}).items():
+        keep(node.config.stash[WORST], title, *found)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:

@@ -1,7 +1,7 @@
 """What the PTX machine runs of the kernels: every one, on the maps that layers really have, in checks with names.
 
-QUICK has every transform length, every tile of products and every form of every kernel once; FULL has every length in
-every form and every tile on every problem. A check is run by its name, in whatever process.
+QUICK has transform lengths of every kind, every tile of products and every form of every kernel once; FULL has every
+length in every form and every tile on every problem. A check is run by its name, in whatever process.
 """
 
 from collections.abc import Callable, Iterator
@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 from product_problem import Problem, check_chunks, check_pointwise, check_product, multiply, vector_width
-from transform_problem import Pointer, check_inverse, check_transform
+from transform_problem import IN_CI, Pointer, check_inverse, check_transform
 from transform_problem import Problem as Planes
 
 from numba_fftconv import ConvGeometry
@@ -152,7 +152,7 @@ def check_sums(images: int, height: int, width: int) -> None:
 
 
 def _quick() -> Iterator[tuple[str, Check]]:
-    for size in (*SQUARES, *UNEQUAL, *LARGE[:2]):
+    for size in (*((T, T) for T in IN_CI), *UNEQUAL, *LARGE[:2]):
         yield from transforms(size, "segments", ("x",), ("y",))
     for size in FORMED:
         for layer in ("spaced", "small"):

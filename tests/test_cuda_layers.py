@@ -32,8 +32,8 @@ LAYERS = [
     Problem(2, 2, 7, 6, 5, 3, 2, padding=1, fft_size=6),
     Problem(1, 3, 9, 12, 3, 3, 3, padding=1, batched=False, groups=3, fft_size=14),
     Problem(2, 1, 4, 9, 2, 3, 5, fft_size=(4, 10)),
-    Problem(33, 5, 4, 4, 70, 2, 2, fft_size=4),  # several tiles of the product, ragged, copied value by value
 ]
+MANY = Problem(33, 5, 4, 4, 70, 2, 2, fft_size=4)  # several tiles of the product, ragged, copied value by value
 titled = {"ids": lambda problem: problem.title}
 
 
@@ -60,7 +60,7 @@ def assert_same(got: np.ndarray, want: np.ndarray, what: str) -> None:
     assert got.shape == want.shape and got.tobytes() == want.tobytes(), f"{what}: other bits"
 
 
-@pytest.mark.parametrize("problem", LAYERS, **titled)
+@pytest.mark.parametrize("problem", [*LAYERS, pytest.param(MANY, marks=pytest.mark.slow)], **titled)
 def test_against_the_definition(problem: Problem, gpu: Gpu, record_worst: Recorder) -> None:
     """Through the doors, in memory of the caller's alone: no library allocates, and inputs stay as they were."""
     plan, a, bias = plan_of(problem), problem.arrays(), problem.bias()

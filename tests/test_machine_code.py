@@ -1,4 +1,4 @@
-"""The machine code of the transform kernels: counted, for every length, and run by the PTX machine.
+"""The machine code of the transform kernels: counted, and run by the PTX machine.
 
 Read off cubins that are made here for GPUs that are elsewhere: no driver is needed.
 """
@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from machine_code import Report, compiles, reads_code, report, table
 from ptx_checks import launch
-from transform_problem import Problem, check_inverse, check_transform
+from transform_problem import IN_CI, Problem, check_inverse, check_transform
 
 from numba_fftconv.cuda import fft2d
 from numba_fftconv.cuda.toolchain import Kernel
@@ -24,7 +24,7 @@ from numba_fftconv.options import CODELET_SIZES
 pytestmark = compiles
 
 MOST_SHARED = MULTIPROCESSORS[9, 0].block_shared
-ON_AMPERE = (8, 32, 64)  # lengths whose code for sm_80 is read in CI as well
+ON_AMPERE = (8, 32)  # lengths whose code for sm_80 is read in CI as well
 Variant = tuple[str, Size, bool, bool, bool, tuple[int, int]]  # direction, size, half, spaced, accumulate, architecture
 
 # Floating-point instructions and registers of the kernels with exact sizes at compile time that these grew from.
@@ -64,7 +64,8 @@ def label(variant: Variant) -> str:
 
 def parameters() -> list[Any]:
     def marks(size: Size, sm: tuple[int, int]) -> list[pytest.MarkDecorator]:
-        return [pytest.mark.slow] if sm == (8, 0) and size[0] not in ON_AMPERE else []
+        quick = size[0] in (IN_CI if sm == (9, 0) else ON_AMPERE) or size in UNEQUAL
+        return [] if quick else [pytest.mark.slow]
 
     return [pytest.param(each, id=label(each), marks=marks(each[1], each[-1])) for each in variants()]
 
@@ -136,7 +137,13 @@ PROBLEMS = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("problem", PROBLEMS, ids=lambda problem: f"t{problem.size[0]}_{PROBLEMS.index(problem)}")
+@pytest.mark.parametrize(
+    "problem",
+    [
+        pytest.param(each, id=f"t{each.size[0]}_{i}", marks=[pytest.mark.slow] if sum(each.size) > 28 else [])
+        for i, each in enumerate(PROBLEMS)
+    ],
+)
 def test_compiled_kernels_compute(problem: Problem) -> None:
     """Bounds, alignment, integer types and literals of what is really run."""
     check_transform(problem, launch)
