@@ -80,7 +80,7 @@ def test_what_is_no_half_is_counted_alone() -> None:
 def test_transforms(name: str) -> None:
     """As many accesses as the machine code has; at T = 8 half a warp of columns spans two pairs of planes."""
     gpu = find_gpu()
-    kernel, _, launch, _, _ = library.subject(name, library.Choices(fft_size=8), gpu)
+    kernel, _, launch, _, _ = library.subject(name, library.Choices(fft_size=(8, 8)), gpu)
     assert launch is not None
     watch = Banks({"ld": 8, "st": 8})
     ptx_machine.run(kernel, launch.grid, launch.arguments, observer=watch)
