@@ -2,6 +2,7 @@
 
     fft_packed_row    row h of 2 L planes, two as one complex     to lines of its transform
     fft_real_rows     rows h and h + 1 of L planes                to lines of their half spectra
+    clear_lines       nothing                                     to lines of zeros
     fft_column        lines                                       to lines of their transform, either direction
     fft_to_rows       lines                                       to rows of 2 L planes, in place
     row_out           such a row                                  to where it belongs in its plane
@@ -19,6 +20,7 @@ complex values; 456 instructions transform them.
 
 from typing import Any
 
+from llvmlite import ir
 from numba import types
 from numba.core.typing.templates import Signature
 from numba.extending import intrinsic
@@ -118,6 +120,22 @@ def fft_real_rows(typing_context, n, inputs, table, row, target, to, pitch):  # 
         for k, y in enumerate(fft([*x, *[0] * (length - n_in)], -1)[: length // 2 + 1]):
             for i in (0, 1):
                 written[i].store(emit.join_halves(y.re, y.im, i), k)
+        return context.get_dummy_value()
+
+    return signature, codegen
+
+
+@intrinsic(prefer_literal=True)
+def clear_lines(typing_context, count, target, to):  # type: ignore[no-untyped-def]
+    """target[to + k] = 0, `count` lines. Known zeros would become a call of memset, which saves no register."""
+    signature = types.void(count, target, types.intp)
+
+    def codegen(context: Any, builder: Any, signature: Signature, args: Any) -> Any:
+        emit = Emitter(context, builder, target.dtype)
+        written = Lines(emit, emit.data(target, args[1]), args[2])
+        zero = emit.splat(builder.bitcast(emit.unknown(ir.IntType(8 * emit.itemsize)(0)), emit.scalar))
+        for k in range(count.literal_value):
+            written.store(zero, k)
         return context.get_dummy_value()
 
     return signature, codegen

@@ -30,7 +30,7 @@ from numba import types
 
 from ..cache import INDICES, compiled
 from ..integers import Size, ceil_div
-from .codelets import fft_column, fft_packed_row, fft_real_rows, fft_to_rows, row_out, row_width
+from .codelets import clear_lines, fft_column, fft_packed_row, fft_real_rows, fft_to_rows, row_out, row_width
 from .planes import (
     COLUMN_END,
     COLUMN_FIRST,
@@ -118,8 +118,7 @@ def transform_kernel(dtype: str, size: Size, real: bool, extents: Size) -> Calla
                 at = scratch + row * PITCH
                 if row + TOGETHER <= least or row >= most:
                     for i in range(TOGETHER):
-                        for t in range(BINS * LINE):
-                            space[at + i * PITCH + t] = 0
+                        clear_lines(BINS, space, at + i * PITCH)
                     continue
                 if not direct:
                     for i in range(TOGETHER):

@@ -43,7 +43,7 @@ class Lines:
     def load(self, j: int) -> Line:
         return self.emit.load_line(self.data, self._place(j, write=False))
 
-    def store(self, value: Line | complex, j: int) -> None:
+    def store(self, value: Line | Vector | complex, j: int) -> None:
         self.emit.store(value, self.data, self._place(j, write=True))
 
     def _place(self, j: int, write: bool) -> Any:

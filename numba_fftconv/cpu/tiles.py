@@ -101,15 +101,7 @@ def add_step(
         z = [emit.load_half(data, emit.offset(place, part)) for part in (0, emit.lanes)]
         for o, held in enumerate(sums):
             held.add(sign, z, load_weight(emit.load_half_splat, o))
-        first = unknown(emit, first)
-
-
-def unknown(emit: Emitter, value: Any) -> Any:
-    """The same value, of which LLVM does not know that it is.
-
-    So what is loaded again is loaded again: kept for -f, the broadcasts of f would take the registers of sums.
-    """
-    return emit.builder.asm(ir.FunctionType(value.type, [value.type]), "", "=r,0", [value], False)
+        first = emit.unknown(first)  # else the broadcasts of f, kept for -f, would take the registers of sums
 
 
 def put(emit: Emitter, fresh: Any, lines: list[Line], data: Any, places: list[Any]) -> None:

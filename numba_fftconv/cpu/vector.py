@@ -154,6 +154,10 @@ class Emitter:
             steps = self.const(steps)
         return self.builder.add(index, steps if stride is None else self.builder.mul(stride, steps))
 
+    def unknown(self, value: Any) -> Any:
+        """The same value, of which LLVM does not know that it is."""
+        return self.builder.asm(ir.FunctionType(value.type, [value.type]), "", "=r,0", [value], False)
+
     def loop(self, count: int) -> Any:
         """`with emit.loop(n) as i:` emits a loop over i = 0 .. n."""
         return _loop(self.builder, self.const(count))
