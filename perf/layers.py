@@ -107,12 +107,13 @@ BODY = (16, 64, 32, 32, 64)
 
 LAYERS: tuple[Layer, ...] = (
     _speed("k3", BODY, 3, forward=0.9),
-    _speed("k5", BODY, 5, forward=3.0, input_grad=2.5, weight_grad=2.5),
+    _speed("k5", BODY, 5, forward=4.0, input_grad=3.5, weight_grad=3.5),
     _speed("k7", BODY, 7, forward=4.0),
-    _speed("k9", BODY, 9, forward=6.0, input_grad=5.0, weight_grad=5.0),
+    _speed("k9", BODY, 9, forward=8.0, input_grad=7.0, weight_grad=7.0),
     _speed("k11", BODY, 11, forward=8.0),
     _speed("plane-k31", (1, 1, 1024, 1024, 1), 31, scipy=2.5, forward=20.0),
     _speed("image-k5", (1, 64, 32, 32, 64), 5, forward=0.9),
+    _speed("image-k9", (1, 64, 32, 32, 64), 9, forward=1.2),
     _speed("rgb-k5", (16, 3, 32, 32, 64), 5, forward=0.9),
     _speed("float64-k9", BODY, 9, "float64", forward=2.0),
     _published("fbfft/L1", FBFFT, (128, 3, 128, 96, 11, 0, 1, 1)),

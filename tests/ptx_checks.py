@@ -28,8 +28,9 @@ from numba_fftconv.options import CODELET_SIZES
 
 MOST_SHARED = MULTIPROCESSORS[9, 0].block_shared  # kernels have as many planes a block as on sm_90
 SQUARES = [(T, T) for T in CODELET_SIZES]
-UNEQUAL = [(2, 64), (32, 64), (64, 2), (14, 8), (10, 24)]
+UNEQUAL = [(2, 64), (64, 2), (14, 8), (32, 64), (10, 24)]
 LARGE = [(128, 4), (2, 256), (256, 8), (12, 128)]
+SINGLY = (0, 3, 5)  # tiles of which QUICK has copies of single values as well
 FORMED = ((8, 8), (14, 14), (32, 32), (14, 8))  # sizes that have every form in QUICK too
 Check = Callable[[], None]
 
@@ -152,7 +153,7 @@ def check_sums(images: int, height: int, width: int) -> None:
 
 
 def _quick() -> Iterator[tuple[str, Check]]:
-    for size in (*((T, T) for T in IN_CI), *UNEQUAL, *LARGE[:2]):
+    for size in (*((T, T) for T in IN_CI), *UNEQUAL[:3], *LARGE[:2]):
         yield from transforms(size, "segments", ("x",), ("y",))
     for size in FORMED:
         for layer in ("spaced", "small"):
@@ -160,7 +161,7 @@ def _quick() -> Iterator[tuple[str, Check]]:
         yield accumulation(size, "segments", "w")
     for tile in range(len(TILES)):
         for pass_name in FORMS:
-            for name in ("pairs", "single") if tile < 8 else ("pairs",):
+            for name in ("pairs", "single") if tile in SINGLY else ("pairs",):
                 yield _product(pass_name, tile, name)
     for pass_name in FORMS:
         for name in ("one", "groups", "deep"):

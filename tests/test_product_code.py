@@ -15,12 +15,11 @@ from numba_fftconv.cuda.tiles import TILES, ProductConfig
 
 pytestmark = [compiles, reads_code]
 
-THIN = TILES[8:]  # all of them, on all architectures and by single values, in the full set only
-MARKS = {config: [pytest.mark.slow] if config in THIN else [] for config in TILES}
 BY_PAIRS = [pytest.param(config, 2, id=f"{config}-2") for config in TILES]
+FEW = (TILES[0], TILES[3], TILES[5])  # of which CI reads the code for all architectures and for single values as well
+MARKS = {config: [] if config in FEW else [pytest.mark.slow] for config in TILES}
 SINGLY = [pytest.param(config, 1, marks=MARKS[config], id=f"{config}-1") for config in TILES]
-FEW = (TILES[0], TILES[3], TILES[5])
-ON_AMPERE = [pytest.param(each, marks=[] if each in FEW else [pytest.mark.slow], id=str(each)) for each in TILES]
+ON_AMPERE = [pytest.param(config, marks=MARKS[config], id=str(config)) for config in TILES]
 
 # Registers that a thread may take for its accumulators. Beyond 255 the compiler spills, beyond the budget of tiles.py
 # for 32 and 16 a multiprocessor holds a block fewer.
