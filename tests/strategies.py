@@ -26,7 +26,7 @@ class Scope(NamedTuple):
     """What is drawn from: few lengths, as each new one costs seconds of compilation, and counts with their edges."""
 
     dtypes: tuple[str, ...] = ("float32", "float64")
-    fft_sizes: tuple[int | Pair | None, ...] = (*2 * (8, 8, 12, 14, 16, 16, 20), (8, 14), (4, 128), None, 64)
+    fft_sizes: tuple[int | Pair | None, ...] = (*2 * (8, 8, 12, 16), (8, 14), (4, 128), None)
     channels: tuple[int, ...] = (1, 1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17)
     batches: tuple[int, ...] = (1, 1, 2, 3, 7, 8, 9, 15, 16, 17, 33)
     multiplications: float = 4e6  # of the reference in one pass

@@ -1,7 +1,7 @@
 """Tests of kernels as plain Python: collected only under NUMBA_ENABLE_CUDASIM=1, as tests/test_simulator.py runs them.
 
-A test that names the fixture `order` runs twice: with lanes in the order of their numbers, and in a drawn order that
-shows a missing barrier. Each test starts with the scheduler in its own order.
+A test that names the fixture `order` runs with lanes in a drawn order, which shows a missing barrier, and in the full
+set in the order of their numbers too. Each test starts with the scheduler in its own order.
 """
 
 import pytest
@@ -11,7 +11,10 @@ from numba_fftconv.cuda.toolchain import SIMULATED
 collect_ignore_glob = [] if SIMULATED else ["test_*.py"]
 
 
-@pytest.fixture(scope="module", params=[None, 20261125], ids=["in_order", "permuted"])
+ORDERS = [pytest.param(None, id="in_order", marks=pytest.mark.slow), pytest.param(20261125, id="permuted")]
+
+
+@pytest.fixture(scope="module", params=ORDERS)
 def order(request: pytest.FixtureRequest) -> int | None:
     """The seed of the order of lanes."""
     return request.param
