@@ -12,11 +12,14 @@ PACKAGES = ("numba", "llvmlite", "numpy", "scipy", "torch")
 
 
 def processor() -> str:
-    """The model name of the CPU as the system gives it."""
+    """The model name of the CPU as the system gives it, and its vectors: one name stands for several generations."""
+    from numba_fftconv.cpu.registers import registers
+
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
     names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
+    name = names[0] if names else platform.processor() or platform.machine()
+    return f"{name}, {8 * registers().nbytes}-bit vectors"
 
 
 def versions(packages: Iterable[str] = PACKAGES) -> dict[str, str]:

@@ -37,7 +37,8 @@ from numba_fftconv.cpu.tiles import OUTPUTS
 from numba_fftconv.dtypes import HALVES, rounded, widened
 
 assert OUTPUTS == int(sys.argv[2]), OUTPUTS
-for problem in (Problem(17, 5, 9, 14, 18, 3, 3, padding=1), Problem(40, 2, 8, 8, 3, 3, 3, dtype="float64")):
+layers = [Problem(17, 5, 9, 14, 18, 3, 3, padding=1), Problem(40, 2, 8, 8, 3, 3, 3, dtype="float64")]
+for problem in (*layers, Problem(2, 3, 70, 30, 2, 17, 3, fft_size=64)):
     plan, a = problem.plan(), problem.arrays()
     for name, want in problem.expected(a).items():
         error = np.linalg.norm(call(plan, a, name) - want) / np.linalg.norm(want)

@@ -77,13 +77,15 @@ def fft(x: list[Any], sign: int) -> list[Any]:
     return out
 
 
-def levels(n: int) -> tuple[int, int]:
-    """(A, B), n = A B: a length of more than ONE_PIECE is B transforms of length A, then A of length B.
+def levels(n: int, one_piece: int = ONE_PIECE) -> tuple[int, int]:
+    """(A, B), n = A B: a length of more than `one_piece` is B transforms of length A, then A of length B, if both can
+    leave out quarters of it.
 
-    >>> levels(64), levels(128), levels(256)
-    ((64, 1), (16, 8), (16, 16))
+    >>> levels(64), levels(128), levels(256), levels(48, 32), levels(60, 32)
+    ((64, 1), (16, 8), (16, 16), (12, 4), (60, 1))
     """
-    B = max(b for b in range(1, n) if n % b == 0 and b * b <= n) if n > ONE_PIECE else 1
+    both = [b for b in range(4, n, 4) if n % (4 * b) == 0 and b * b <= n] if n > one_piece else []
+    B = max(both, default=1)
     return n // B, B
 
 

@@ -2,10 +2,10 @@
 
     y[p + A q] = sum_b e^(s 2 pi i b q / B) ( e^(s 2 pi i b p / n) sum_a e^(s 2 pi i a p / A) x[b + B a] ),   n = A B
 
-A line is 64 bytes, a complex value of each of L planes (vector.py). As far as `levels` says one piece (butterfly.py),
-the whole transform is straight code, whose values LLVM keeps in registers as far as they reach. A longer one is two
-loops over short transforms: B of length A, each turned by factors from a table of constants, then A of length B;
-between them the lines lie in `between`, which may be the source: a transform of the first loop writes what it has read.
+A line is 64 bytes, a complex value of each of L planes (vector.py). Where `pieces` says one piece, the
+whole transform is straight code, whose values LLVM keeps in registers as far as they reach. A longer one is two loops
+over short transforms: B of length A, each turned by factors from a table of constants, then A of length B; between them
+the lines lie in `between`, which may be the source: a transform of the first loop writes what it has read.
 
 Flops: B flops(A) + 6 n + A flops(B).  Bytes: in two levels every line is read and written twice, half of that in the
 first-level cache.
@@ -21,7 +21,15 @@ from llvmlite import ir
 from numba.core import cgutils
 
 from .butterfly import fft, levels, unit
+from .registers import one_piece
 from .vector import Emitter, Line, Vector
+
+LONGEST = one_piece()  # of this processor
+
+
+def pieces(n: int) -> tuple[int, int]:
+    """The levels of a transform on this processor: (A, B), n = A B, with B = 1 where it is one piece."""
+    return levels(n, LONGEST)
 
 
 class Lines:
@@ -64,7 +72,7 @@ def transform(
     source: Lines, target: Lines, between: Lines | None = None,
 ) -> None:  # fmt: skip
     """target[k] = y[k], k < outputs: y transforms the n lines of the source, zero from number `inputs` on."""
-    A, B = levels(n)
+    A, B = pieces(n)
     if B == 1:
         x = [source.load(j) if j < inputs else 0 for j in range(n)]
         for k, y in enumerate(fft(x, sign)[:outputs]):

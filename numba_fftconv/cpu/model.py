@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from ..integers import area, bins, ceil_div
-from .butterfly import flops, levels
+from .butterfly import flops
+from .lines import pieces
 from .product import SLAB
 from .schedule import Schedule, Work, regions
 from .tiles import OUTPUTS
@@ -66,7 +67,7 @@ CPU = CpuRates(
 
 def passes_of(T: int) -> int:
     """How often a transform reads and writes its lines."""
-    return 2 if levels(T)[1] > 1 else 1
+    return 2 if pieces(T)[1] > 1 else 1
 
 
 def busiest(count: int, size: int, workers: int) -> float:

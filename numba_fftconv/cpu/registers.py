@@ -65,6 +65,11 @@ TILES = {
 }
 
 
+def one_piece() -> int:
+    """The longest transform whose values LLVM keeps in registers well enough: a longer one is quicker in two levels."""
+    return 64 if registers().nbytes == LINE_BYTES else 32
+
+
 def tile() -> Tile:
     """The tile that fills the registers of the processor that Numba compiles for."""
     return TILES[registers()]
