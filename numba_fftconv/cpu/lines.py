@@ -24,12 +24,13 @@ from .butterfly import fft, levels, unit
 from .registers import one_piece
 from .vector import Emitter, Line, Vector
 
-LONGEST = one_piece()  # of this processor
+LONGEST, LONGEST_OF_FEW = one_piece()
 
 
-def pieces(n: int) -> tuple[int, int]:
-    """The levels of a transform on this processor: (A, B), n = A B, with B = 1 where it is one piece."""
-    return levels(n, LONGEST)
+def pieces(n: int, inputs: int) -> tuple[int, int]:
+    """The levels, on this processor, of a transform of so many values that are not zero: (A, B), n = A B, with B = 1
+    where it is one piece."""
+    return levels(n, LONGEST_OF_FEW if 2 * inputs <= n else LONGEST)
 
 
 class Lines:
@@ -72,7 +73,7 @@ def transform(
     source: Lines, target: Lines, between: Lines | None = None,
 ) -> None:  # fmt: skip
     """target[k] = y[k], k < outputs: y transforms the n lines of the source, zero from number `inputs` on."""
-    A, B = pieces(n)
+    A, B = pieces(n, inputs)
     if B == 1:
         x = [source.load(j) if j < inputs else 0 for j in range(n)]
         for k, y in enumerate(fft(x, sign)[:outputs]):

@@ -67,7 +67,7 @@ CPU = CpuRates(
 
 def passes_of(T: int) -> int:
     """How often a transform reads and writes its lines."""
-    return 2 if pieces(T)[1] > 1 else 1
+    return 2 if pieces(T, T)[1] > 1 else 1
 
 
 def busiest(count: int, size: int, workers: int) -> float:

@@ -65,9 +65,10 @@ TILES = {
 }
 
 
-def one_piece() -> int:
-    """The longest transform whose values LLVM keeps in registers well enough: a longer one is quicker in two levels."""
-    return 64 if registers().nbytes == LINE_BYTES else 32
+def one_piece() -> tuple[int, int]:
+    """The longest transforms that are quickest in one piece, of which LLVM keeps some values in memory, and those of
+    which half of the values are zero: longer ones are quicker in two levels."""
+    return (64, 64) if registers().nbytes == LINE_BYTES else (32, 16)
 
 
 def tile() -> Tile:
