@@ -27,7 +27,7 @@ from numba.extending import intrinsic
 
 from ..integers import round_up
 from .butterfly import Pair, fft
-from .lines import Lines, pieces, stack_lines, transform
+from .lines import Lines, is_long, stack_lines, transform
 from .planes import COLUMN_END, COLUMN_FIRST, LANE_SIZE, ORIGIN, PLANE, ROW_END, ROW_FIRST, ROW_STEP
 from .vector import Emitter, Line, Vector, lanes
 
@@ -86,7 +86,7 @@ def fft_packed_row(typing_context, n, inputs, table, row, target, to):  # type: 
         emit = Emitter(context, builder, target.dtype)
         L, lanes_at, written = emit.lanes, emit.data(table, args[2]), Lines(emit, emit.data(target, args[4]), args[5])
         halves = [(q, args[3]) for q in range(L)], [(q, args[3]) for q in range(L, 2 * L)]
-        if pieces(length, length)[1] > 1:
+        if is_long(length):
             held = read_rows(emit, length, n_in, lanes_at, halves)
             transform(emit, length, -1, n_in, length, held, written, between=held)
             return context.get_dummy_value()
@@ -110,7 +110,7 @@ def fft_real_rows(typing_context, n, inputs, table, row, target, to, pitch):  # 
         lanes_at, data = emit.data(table, args[2]), emit.data(target, args[4])
         written = [Lines(emit, data, emit.offset(args[5], i, args[6])) for i in (0, 1)]
         halves = tuple([(q, emit.offset(args[3], i)) for q in range(emit.lanes)] for i in (0, 1))
-        if pieces(length, length)[1] > 1:
+        if is_long(length):
             held = read_rows(emit, length, n_in, lanes_at, halves)
             transform(emit, length, -1, n_in, length, held, written[0], between=held)
             untangle(emit, length, *written)
@@ -170,7 +170,7 @@ def fft_to_rows(typing_context, n, outputs, space, at, scale, bias):  # type: ig
                 for part in (0, 1):
                     emit.store_half(vector, part, lines.data, emit.offset(begin, (part * L + lane) * width))
 
-        if pieces(length, length)[1] > 1:
+        if is_long(length):
             held = stack_lines(emit, length)
             transform(emit, length, 1, length, n_out, lines, held, between=lines)
             with emit.loop(n_out // L) as i:

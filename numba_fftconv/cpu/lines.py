@@ -33,6 +33,11 @@ def pieces(n: int, inputs: int) -> tuple[int, int]:
     return levels(n, LONGEST_OF_FEW if 2 * inputs <= n else LONGEST)
 
 
+def is_long(n: int) -> bool:
+    """Whether a transform of n values that may all be other than zero takes two levels."""
+    return pieces(n, n)[1] > 1
+
+
 class Lines:
     """Lines in memory: number j lies at + j * step reals from where `data` points, j a Python number.
 

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from ..integers import area, bins, ceil_div
 from .butterfly import flops
-from .lines import pieces
+from .lines import is_long
 from .product import SLAB
 from .schedule import Schedule, Work, regions
 from .tiles import OUTPUTS
@@ -67,7 +67,7 @@ CPU = CpuRates(
 
 def passes_of(T: int) -> int:
     """How often a transform reads and writes its lines."""
-    return 2 if pieces(T, T)[1] > 1 else 1
+    return 2 if is_long(T) else 1
 
 
 def busiest(count: int, size: int, workers: int) -> float:
