@@ -77,6 +77,7 @@ def best(plan: ConvPlan, name: str, work: Work, way: Schedule, arrays: tuple[np.
     """Seconds of one way to run a pass: the least of some calls, the first of which is not counted."""
     dtype = arrays[0].dtype
     operands = [engine.Operand(array, *plan.maps[maps]) for maps, array in zip(PASSES[name].maps, arrays, strict=True)]
+    operands[2] = operands[2]._replace(written=True)
     nbytes = workspace_bytes(work, way)
     space = threads.memory(nbytes)[: nbytes // 64 * 64].view(dtype)
     times: list[float] = []

@@ -100,7 +100,7 @@ def test_two_processes_that_begin_cold_both_succeed(used: tuple[World, list[Said
     assert one.bits == two.bits and one.folder == two.folder
     assert one.folder.is_relative_to(world.home / "numba_fftconv")
     assert stat.S_IMODE(one.folder.stat().st_mode) == 0o700 or os.name == "nt"
-    kernels = ["inverse_float32_8x8", "packed", "real", "product_float32", "worker_float32", "watch"]
+    kernels = ["inverse_float32_8x8", "packed", "real", "place_lanes", "product_float32", "worker_float32", "watch"]
     names = sorted(path.name for path in one.folder.iterdir())
     assert all(any(kernel in name and name.endswith(".nbi") for name in names) for kernel in kernels)
     assert len(names) == 2 * len(kernels), names  # an index and one specialisation each, nothing left half written

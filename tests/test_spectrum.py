@@ -199,7 +199,7 @@ def test_the_inverse_writes_what_the_map_names_and_nothing_else(problem: Problem
     out = relaid(np.full((*planes.shape[:2], *size), np.nan, planes.dtype), layout)
     held = out if out.base is None else out.base
     held[...] = np.nan
-    result = Operand(out, *maps)
+    result = Operand(out, *maps, written=True)
     kernel = fft2d.inverse_kernel(str(out.dtype), plan.fft_size, work.extents[2])
     segments = maps[0].segments * maps[1].segments
     where_to = result.planes(problem.N * segments, spectrum.blocks)
@@ -234,7 +234,7 @@ def test_planes_of_pairs_go_and_come_back(dtype: str) -> None:
     want = packed(weight_tiles(problem, w, size).reshape(-1, 1, *size).astype(dtype), work.lanes)
     assert close(bins(spectrum, space), np.fft.fft2(want))
     out = relaid(np.full_like(w, np.nan), "gaps")
-    back = Operand(out, *operand[1:]).planes_of_pairs(work.pair_lines)
+    back = operand._replace(array=out, written=True).planes_of_pairs(work.pair_lines)
     inverse = fft2d.inverse_kernel(dtype, size, work.extents[2])
     inverse(*tasks, back, where(spectrum), np.zeros(1, dtype), w.dtype.type(1 / 64))
     assert np.abs(out - w).max() <= 4 * np.finfo(dtype).eps * np.abs(w).max()

@@ -72,7 +72,8 @@ class Call:
             weight: Operand | np.ndarray = second.array
         else:
             weight = self._planes(row.maps[1], arrays.aligned(second))
-        operands = self._planes(row.maps[0], arrays.aligned(first)), weight, self._planes(row.maps[2], result)
+        written = self._planes(row.maps[2], result)._replace(written=True)
+        operands = self._planes(row.maps[0], arrays.aligned(first)), weight, written
         bias = None if bias is None else dtypes.widened(arrays.aligned(bias))
         return Run.of_pass(choice.work, choice.schedule, *operands, space.view(self.plan.real), bias)
 

@@ -16,9 +16,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..cache import address
-from ..dtypes import name_of
+from ..dtypes import computed, name_of
 from ..integers import area
-from . import fft2d, product, threads
+from . import fft2d, planes, product, threads
 from .fft2d import buffer_size
 from .program import KERNELS, MULTIPLY, Program, program, weights_program
 from .samples import REAL, SAMPLES
@@ -30,11 +30,12 @@ PAUSE = 20e-6  # seconds that a worker sleeps whose stage must wait
 
 
 class Operand(NamedTuple):
-    """An array of planes [outer, channel, row, column] and the plane maps of its two axes."""
+    """An array of planes [outer, channel, row, column] and the plane maps of its two axes; `written` of a result."""
 
     array: np.ndarray
     rows: Any
     columns: Any
+    written: bool = False
 
     def planes(self, unit: int, unit_blocks: int, exchanged: bool = False) -> np.ndarray:
         """What a kernel knows of them: lanes are (outer index, segment), `unit` lanes fill `unit_blocks` blocks.
@@ -56,9 +57,18 @@ class Operand(NamedTuple):
 
     def _vector(self, strides: list[int], inner: list[int], units: list[int]) -> np.ndarray:
         maps = (*self.rows.numbers, *self.columns.numbers)
-        array, samples = self.array, SAMPLES.get(name_of(self.array.dtype), REAL)
+        array, dtype = self.array, name_of(self.array.dtype)
         places = array.ctypes.data, *strides, *array.strides[2:], *inner, *array.shape[2:]
-        return np.array([*places, *units, *maps, samples])
+        kernels = address(planes.placer()), self._mover(dtype)
+        return np.array([*places, *units, *maps, SAMPLES.get(dtype, REAL), *kernels])
+
+    def _mover(self, dtype: str) -> int:
+        """The address of the kernel that moves rows, 0 where they are vectors: neighbouring reals in the array and in
+        the tiles."""
+        is_dense = self.array.strides[-1] == self.array.itemsize and self.rows.spacing == self.columns.spacing == 1
+        if is_dense and dtype not in SAMPLES:
+            return 0
+        return address((planes.writer if self.written else planes.reader)(computed(dtype)))
 
 
 @cache
@@ -146,7 +156,7 @@ class Run:
     @classmethod
     def of_weights(cls, work: Work, weights: Operand, workers: int, space: np.ndarray) -> "Run":
         """The transform of all weights into a spectrum at the beginning of `space`."""
-        planes = weights.planes(work.unit, work.unit_blocks)
+        of_weights = weights.planes(work.unit, work.unit_blocks)
         kernel = fft2d.transform_kernel(work.dtype, work.size, True, work.extents[1])
         return cls(
             program=weights_program(work, workers),
@@ -155,7 +165,7 @@ class Run:
             kernels=(kernel,) * KERNELS,
             space=space,
             filters=space,
-            planes=(planes,) * 3,
+            planes=(of_weights,) * 3,
             bias=zeros(1, work.dtype),
             scale=space.dtype.type(1),
             own=work.all_weights().reals,

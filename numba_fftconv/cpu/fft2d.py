@@ -30,25 +30,9 @@ from numba import types
 
 from ..cache import INDICES, compiled
 from ..integers import Size, ceil_div
+from .by_address import place_by, read_by, write_by
 from .codelets import clear_lines, fft_column, fft_packed_row, fft_real_rows, fft_to_rows, row_out, row_width
-from .planes import (
-    COLUMN_END,
-    COLUMN_FIRST,
-    LANE_SIZE,
-    ORIGIN,
-    ROW,
-    ROW_END,
-    ROW_FIRST,
-    SAMPLES,
-    are_neighbours,
-    gather_row,
-    narrow_row,
-    place_lanes,
-    rows_of_scratch,
-    scatter_row,
-    widen_row,
-)
-from .samples import REAL
+from .planes import COLUMN_END, COLUMN_FIRST, LANE_SIZE, MOVER, ORIGIN, PLACER, ROW, ROW_END, ROW_FIRST
 from .vector import lanes
 
 # What a kernel knows of a spectrum in the workspace (an int64 vector, see `Spectrum`).  All in reals.
@@ -105,30 +89,21 @@ def transform_kernel(dtype: str, size: Size, real: bool, extents: Size) -> Calla
     PITCH = row_pitch(COLUMNS, ITEM)
 
     def kernel(lo, hi, space, scratch, planes, spectrum):  # type: ignore[no-untyped-def]
-        table = np.zeros((SLOTS, LANE_SIZE), np.int64)
-        neighbours = are_neighbours(planes, ITEM)
-        direct = neighbours and planes[SAMPLES] == REAL
-        gathered = np.zeros((SLOTS, LANE_SIZE), np.int64)
-        rows_of_scratch(gathered, space.ctypes.data + scratch * ITEM, COLUMNS * ITEM, PITCH * ITEM, ROWS, COLUMNS)
+        table, of_scratch = np.zeros((SLOTS, LANE_SIZE), np.int64), np.zeros((SLOTS, LANE_SIZE), np.int64)
         for task in range(lo, hi):
             block = spectrum[FIRST_BLOCK] + task // spectrum[CHANNELS]
             channel = spectrum[FIRST_CHANNEL] + task % spectrum[CHANNELS]
-            least, most = place_lanes(table, planes, block, channel, ROWS, COLUMNS)
+            least, most = place_by(planes[PLACER], table, planes, block, channel, ROWS, COLUMNS)
             for row in range(0, TALL, TOGETHER):
                 at = scratch + row * PITCH
                 if row + TOGETHER <= least or row >= most:
                     for i in range(TOGETHER):
                         clear_lines(BINS, space, at + i * PITCH)
                     continue
-                if not direct:
-                    for i in range(TOGETHER):
-                        for q in range(SLOTS):
-                            to = at + i * PITCH + q * COLUMNS
-                            if neighbours:
-                                widen_row(planes, table, q, row + i, space, to, COLUMNS)
-                            else:
-                                gather_row(planes, table, q, row + i, space, to, COLUMNS)
-                rows = table if direct else gathered
+                rows = table
+                if planes[MOVER] != 0:
+                    read_by(planes[MOVER], planes, table, of_scratch, row, TOGETHER, space, at, PITCH, COLUMNS)
+                    rows = of_scratch
                 if real:
                     fft_real_rows(COLUMNS, WIDE, rows, row, space, at, PITCH)
                 else:
@@ -155,28 +130,24 @@ def inverse_kernel(dtype: str, size: Size, extents: Size) -> Callable[..., None]
 
     def kernel(lo, hi, space, scratch, planes, spectrum, bias, scale):  # type: ignore[no-untyped-def]
         table = np.zeros((LINE, LANE_SIZE), np.int64)
-        neighbours = are_neighbours(planes, ITEM)
-        direct = neighbours and planes[SAMPLES] == REAL
         for task in range(lo, hi):
             block = spectrum[FIRST_BLOCK] + task // spectrum[CHANNELS]
             channel = spectrum[FIRST_CHANNEL] + task % spectrum[CHANNELS]
-            least, most = place_lanes(table, planes, block, channel, ROWS, COLUMNS)
+            least, most = place_by(planes[PLACER], table, planes, block, channel, ROWS, COLUMNS)
             bin, pitch, leap = spectrum[AT] + task * LINE, spectrum[BIN_PITCH], spectrum[ROW_PITCH]
             for kx in range(COLUMNS):
                 source, target = bin + kx * pitch, scratch + kx * LINE
                 fft_column(ROWS, 1, ROWS, TALL, space, source, leap, space, target, PITCH, AHEAD * pitch)
             for row in range(least, most):
                 fft_to_rows(COLUMNS, WIDE, space, scratch + row * PITCH, scale, bias[channel])
+            if planes[MOVER] != 0:
+                write_by(planes[MOVER], planes, table, space, scratch, WIDTH, PITCH)
+                continue
             for q in range(LINE):
                 rows = scratch + q * WIDTH
                 for row in range(table[q, ROW_FIRST], table[q, ROW_END]):
-                    if direct:
-                        address = table[q, ORIGIN] + row * planes[ROW]
-                        row_out(WIDE, space, rows + row * PITCH, address, table[q, COLUMN_FIRST], table[q, COLUMN_END])
-                    elif neighbours:
-                        narrow_row(planes, table, q, row, space, rows + row * PITCH)
-                    else:
-                        scatter_row(planes, table, q, row, space, rows + row * PITCH)
+                    address = table[q, ORIGIN] + row * planes[ROW]
+                    row_out(WIDE, space, rows + row * PITCH, address, table[q, COLUMN_FIRST], table[q, COLUMN_END])
 
     array = types.Array(real_type, 1, "C")
     signature = types.void(types.intp, types.intp, array, types.intp, INDICES, INDICES, array, real_type)

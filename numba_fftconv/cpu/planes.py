@@ -3,14 +3,19 @@
 A task is one block of lanes by one channel (fft2d.py). Its lane table says for each lane where the tile begins, which
 of its rows and columns hold samples, and how far its rows are apart: padding, tile edges and absent planes are rows and
 columns outside of that. Neighbouring reals are read and written as vectors (codelets.py). Samples with spacing or
-strides go one by one, those of two bytes as vectors of their own (samples.py), through rows of the scratch.
+strides go one by one, those of two bytes as vectors of their own (samples.py), through rows of the scratch. What does
+so is the same for tiles of all sizes: kernels of their own, which transforms call by address (by_address.py).
 
 Example: a plane of 100 columns in windows of 32 that advance by 28, one zero on the left: column 0 of the second window
 is sample 27, its columns 0 .. 32 hold samples; column 0 of the first is no sample, its columns 1 .. 32 are.
 """
 
-from numba import njit
+from collections.abc import Callable
+from functools import cache
 
+from numba import njit, types
+
+from ..cache import INDICES, compiled
 from .samples import REAL, put_sample, sample, to_plane, to_scratch
 
 # ---- index maps ------------------------------------------------------------------------------------------------------
@@ -24,10 +29,13 @@ UNIT, UNIT_BLOCKS, LANES = 11, 12, 13  # lanes come in units of UNIT, a unit tak
 MAP_ROWS, MAP_COLUMNS = 14, 19  # two plane maps of five numbers:
 START, ADVANCE, SPACING, FIRST, LIMIT = range(5)
 SAMPLES = 24  # what a sample is (samples.py)
+PLACER, MOVER = 25, 26  # addresses of kernels: that of `placer`, and that of `reader` or `writer`, or 0 for vectors
 
 # One lane of a task: where its tile begins, which of its positions exist, and an address that can be read.
 ORIGIN, ROW_STEP, ROW_FIRST, ROW_END, COLUMN_FIRST, COLUMN_END, PLANE, START_ROW, START_COLUMN = range(9)
 LANE_SIZE = 9
+
+INDEX, TABLE = types.intp, types.Array(types.int64, 2, "C")
 
 
 @njit(inline="always")
@@ -39,7 +47,6 @@ def overlap(planes, axis, segment, extent, T):  # type: ignore[no-untyped-def]
     return start, min(max(planes[axis + FIRST], -start), T), max(min(min(planes[axis + LIMIT], T), last + 1), 0)
 
 
-@njit
 def place_lanes(table, planes, block, channel, rows, columns):  # type: ignore[no-untyped-def]
     """Fills the lane table of one task, all lanes of a block, for tiles of rows x columns; returns where the rows begin
     and end that any of them has. An absent lane has none.
@@ -70,22 +77,19 @@ def place_lanes(table, planes, block, channel, rows, columns):  # type: ignore[n
     return least, most
 
 
+@cache
+def placer() -> Callable[..., tuple[int, int]]:
+    """place_lanes as a kernel."""
+    return compiled("place_lanes", types.UniTuple(INDEX, 2)(TABLE, INDICES, INDEX, INDEX, INDEX, INDEX), place_lanes)
+
+
 @njit
-def are_neighbours(planes, itemsize):  # type: ignore[no-untyped-def]
-    """Whether rows can be read and written as vectors: neighbouring samples at neighbouring positions and addresses."""
-    size = itemsize if planes[SAMPLES] == REAL else 2
-    return planes[MAP_ROWS + SPACING] == 1 and planes[MAP_COLUMNS + SPACING] == 1 and planes[COLUMN] == size
+def are_neighbours(planes):  # type: ignore[no-untyped-def]
+    """Whether samples at neighbouring positions are neighbours: of samples of two bytes."""
+    return planes[MAP_ROWS + SPACING] == 1 and planes[MAP_COLUMNS + SPACING] == 1 and planes[COLUMN] == 2
 
 
 # ---- rows with spacing or strides, or of samples of two bytes --------------------------------------------------------
-
-
-@njit
-def rows_of_scratch(table, address, pitch, step, rows, columns):  # type: ignore[no-untyped-def]
-    """Fills the lane table of whole rows in the scratch: of neighbours `pitch` bytes apart, `step` to the next row."""
-    for q in range(len(table)):
-        table[q, ORIGIN], table[q, ROW_STEP] = address + q * pitch, step
-        table[q, ROW_END], table[q, COLUMN_END], table[q, PLANE] = rows, columns, address
 
 
 @njit
@@ -145,3 +149,48 @@ def scatter_row(planes, table, q, row, space, at):  # type: ignore[no-untyped-de
     for t in range(first, end, spacing):
         put_sample(kind, address, space[at + t])
         address += planes[COLUMN]
+
+
+@cache
+def reader(dtype: str) -> Callable[..., None]:
+    """read(planes, table, rows, row, count, space, at, pitch, columns): fills `count` rows of all lanes of the table,
+    from tile row `row` on, as rows of reals one after the other at `at`, tile rows `pitch` apart; and `rows`, the lane
+    table of what is there."""
+    real = getattr(types, dtype)
+    ITEM = real.bitwidth // 8
+
+    def kernel(planes, table, rows, row, count, space, at, pitch, columns):  # type: ignore[no-untyped-def]
+        begin = space.ctypes.data + (at - row * pitch) * ITEM
+        wide = planes[SAMPLES] != REAL and are_neighbours(planes)
+        for q in range(len(table)):
+            rows[q, ORIGIN], rows[q, ROW_STEP] = begin + q * columns * ITEM, pitch * ITEM
+            rows[q, ROW_END], rows[q, COLUMN_END], rows[q, PLANE] = row + count, columns, space.ctypes.data + at * ITEM
+            for i in range(count):
+                to = at + i * pitch + q * columns
+                if wide:
+                    widen_row(planes, table, q, row + i, space, to, columns)
+                else:
+                    gather_row(planes, table, q, row + i, space, to, columns)
+
+    signature = types.void(INDICES, TABLE, TABLE, INDEX, INDEX, types.Array(real, 1, "C"), INDEX, INDEX, INDEX)
+    return compiled(f"read_rows_{dtype}", signature, kernel)
+
+
+@cache
+def writer(dtype: str) -> Callable[..., None]:
+    """write(planes, table, space, at, width, pitch): copies to planes what is theirs of rows of reals, those of the
+    lanes of the table `width` apart, tile row 0 at `at`, tile rows `pitch` apart."""
+    real = getattr(types, dtype)
+
+    def kernel(planes, table, space, at, width, pitch):  # type: ignore[no-untyped-def]
+        narrow = planes[SAMPLES] != REAL and are_neighbours(planes)
+        for q in range(len(table)):
+            for row in range(table[q, ROW_FIRST], table[q, ROW_END]):
+                begin = at + q * width + row * pitch
+                if narrow:
+                    narrow_row(planes, table, q, row, space, begin)
+                else:
+                    scatter_row(planes, table, q, row, space, begin)
+
+    signature = types.void(INDICES, TABLE, types.Array(real, 1, "C"), INDEX, INDEX, INDEX)
+    return compiled(f"write_rows_{dtype}", signature, kernel)

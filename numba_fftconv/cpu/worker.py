@@ -12,12 +12,12 @@ from functools import cache
 from typing import Any
 
 import numpy as np
-from llvmlite import ir
 from numba import njit, types
 from numba.core.typing.templates import Signature
 from numba.extending import intrinsic
 
 from ..cache import INDICES, compiled
+from .by_address import invert_by, multiply_by, transform_by
 from .fft2d import AT
 from .product import W_AT, X_AT, Y_AT
 from .program import ARGUMENTS, FIRST, HI, INVERSE, KERNEL, LO, MULTIPLY
@@ -46,33 +46,6 @@ def look(typing_context, array, index):  # type: ignore[no-untyped-def]
         return builder.load_atomic(builder.gep(data, [args[1]]), "acquire", 8)
 
     return types.int64(array, types.intp), codegen
-
-
-def call_by_address(context: Any, builder: Any, signature: Signature, args: Any) -> Any:
-    """Calls the compiled function whose address is the first argument with the others, by Numba's convention."""
-    kinds, convention = signature.args[1:], context.call_conv
-    function_type = convention.get_function_type(types.void, kinds)
-    function = builder.inttoptr(args[0], ir.PointerType(function_type))
-    convention.call_function(builder, function, types.void, kinds, args[1:])
-    return context.get_dummy_value()
-
-
-@intrinsic
-def transform_by(typing_context, address, lo, hi, space, scratch, planes, spectrum):  # type: ignore[no-untyped-def]
-    index = types.intp
-    return types.void(types.int64, index, index, space, index, planes, spectrum), call_by_address
-
-
-@intrinsic
-def multiply_by(typing_context, address, lo, hi, space, filters, job):  # type: ignore[no-untyped-def]
-    index = types.intp
-    return types.void(types.int64, index, index, space, filters, job), call_by_address
-
-
-@intrinsic
-def invert_by(typing_context, address, lo, hi, space, scratch, planes, spectrum, bias, scale):  # type: ignore[no-untyped-def]
-    index = types.intp
-    return types.void(types.int64, index, index, space, index, planes, spectrum, bias, space.dtype), call_by_address
 
 
 def place(at, own):  # type: ignore[no-untyped-def]
