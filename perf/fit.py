@@ -4,8 +4,9 @@
     python perf/fit.py --quick         fewer layers and lengths: shows that it runs
 
 The model is a sum of counts over rates, so it is linear in what is sought: the counts of a sample come from the model
-itself, asked with one rate at a time, and non-negative least squares of relative errors finds the rest. Copy what is
-printed into model.py, with device and date.
+itself, asked with one rate at a time, and non-negative least squares of relative errors finds the rest: once for each
+pair of sizes of caches that a machine may have, of which that stays whose rates choose best. Copy what is printed into
+model.py, with device and date.
 """
 
 import argparse
@@ -37,7 +38,9 @@ NAMES = (
 )  # fmt: skip
 CALLS, LONG = 5, 0.3  # calls of a sample; seconds after which two are enough
 MOST_BYTES = 2**30
-NEARNESS = 5  # power of (fastest / seconds) that weighs a sample
+NEARNESS = 2  # power of (fastest / seconds) that weighs a sample
+NEAR = [3 * 2**n for n in (17, 18, 19, 20)]  # bytes of spectra that a core's own cache may hold
+SHARED = [2**22, 2**23, 3 * 2**22, 2**24, 3 * 2**23, 2**25]  # ... and the cache that cores share
 PROMISING = 3  # times the least predicted time: what takes longer by the model as it is, is left out
 
 
@@ -89,9 +92,9 @@ def best(plan: ConvPlan, name: str, work: Work, way: Schedule, arrays: tuple[np.
     return min(times[1:])
 
 
-def counts(sample: Sample) -> list[float]:
-    """What the model multiplies with each sought number: operations, bytes, calls."""
-    nothing = CpuRates(**{name: 0.0 if name in SECONDS else math.inf for name in SOUGHT})
+def counts(sample: Sample, sizes: dict[str, int]) -> list[float]:
+    """What the model multiplies with each sought number, for these sizes of caches: operations, bytes, calls."""
+    nothing = CpuRates(**{name: 0.0 if name in SECONDS else math.inf for name in SOUGHT}, **sizes)
     found = []
     for name in SOUGHT:
         found.append(predicted(sample.work, sample.schedule, replace(nothing, **{name: 1.0})))
@@ -105,18 +108,19 @@ def by_pass(taken: list[Sample]) -> dict[tuple[str, str], list[Sample]]:
     return found
 
 
-def fitted(taken: list[Sample]) -> tuple[CpuRates, float]:
-    """The rates, and the root mean square of the relative errors; what is near the fastest of its pass counts most."""
+def fitted(taken: list[Sample], sizes: dict[str, int]) -> tuple[CpuRates, float]:
+    """The rates for these sizes of caches, and the root mean square of the relative errors; what is near the fastest of
+    its pass counts most."""
     least = {key: min(sample.seconds for sample in group) for key, group in by_pass(taken).items()}
     seconds = np.array([sample.seconds for sample in taken])
     weights = (np.array([least[sample.layer, sample.pass_name] for sample in taken]) / seconds) ** NEARNESS
-    matrix = np.array([counts(sample) for sample in taken]) / seconds[:, None]
+    matrix = np.array([counts(sample, sizes) for sample in taken]) / seconds[:, None]
     weighted = matrix * weights[:, None]
     scale = np.linalg.norm(weighted, axis=0) + 1e-300
     solution = nnls(weighted / scale, weights)[0] / scale
     pairs = zip(SOUGHT, solution.tolist(), strict=True)
     values = {name: value if name in SECONDS else 1 / value if value else math.inf for name, value in pairs}
-    return CpuRates(**values), float(np.sqrt(np.mean((matrix @ solution - 1) ** 2)))
+    return CpuRates(**values, **sizes), float(np.sqrt(np.mean((matrix @ solution - 1) ** 2)))
 
 
 def losses(taken: list[Sample], rates: CpuRates) -> list[tuple[float, str]]:
@@ -141,6 +145,11 @@ def losses(taken: list[Sample], rates: CpuRates) -> list[tuple[float, str]]:
     return sorted(found, reverse=True)
 
 
+def average_loss(taken: list[Sample], rates: CpuRates) -> float:
+    lost = losses(taken, rates)
+    return sum(loss for loss, _ in lost) / len(lost)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="fewer layers and lengths")
@@ -150,14 +159,15 @@ def main() -> None:
     taken = list(samples(names, lengths, count))
     about = machine.describe(count)
     print(f"{about['device']}, {count} threads, {about['date']}, {len(taken)} samples, {about['versions']}")
-    rates, error = fitted(taken)
+    caches = [{"near_bytes": near, "shared_bytes": shared} for near in NEAR for shared in SHARED if near < shared]
+    rates, error = min((fitted(taken, sizes) for sizes in caches), key=lambda found: average_loss(taken, found[0]))
     for title, these in (("as it is", CPU), ("fitted", rates)):
-        lost = losses(taken, these)
-        average = sum(loss for loss, _ in lost) / len(lost)
-        print(f"{title}: what the model chooses is {average:.0%} slower than the fastest on the average; worst:")
+        lost, average = losses(taken, these), average_loss(taken, these)
+        print(f"{title}: what the model chooses is {average:.1%} slower than the fastest on the average; worst:")
         print(*(f"  {loss:.0%} {said}" for loss, said in lost[:6]), sep="\n")
     print(f"root mean square of relative errors {error:.0%}")
-    print("CpuRates(" + ", ".join(f"{name}={getattr(rates, name):.3g}" for name in SOUGHT) + ")")
+    print("CpuRates(" + ", ".join(f"{name}={getattr(rates, name):.3g}" for name in SOUGHT), end=", ")
+    print(f"near_bytes={rates.near_bytes}, shared_bytes={rates.shared_bytes})")
 
 
 if __name__ == "__main__":

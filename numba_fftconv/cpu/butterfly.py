@@ -137,13 +137,13 @@ class Counter:
 
 
 @cache
-def flops(T: int, real: bool = False, inputs: int | None = None) -> int:
+def flops(T: int, real: bool = False, inputs: int | None = None, one_piece: int = ONE_PIECE) -> int:
     """Real additions and multiplications of one transform of length T, of which the first `inputs` values are not zero.
 
     A transform of which only so many outputs are wanted takes as many. In two levels half a transform of two packed
     reals is one of a real, see lines.py, and its untangling takes 4 for each bin.
     """
-    A, B = levels(T)
+    A, B = levels(T, one_piece)
     if B > 1:
         whole = B * flops(A, inputs=None if inputs is None else ceil_div(inputs, B)) + 6 * T + A * flops(B)
         return whole // 2 + 2 * T if real else whole

@@ -27,10 +27,15 @@ from .vector import Emitter, Line, Vector
 LONGEST, LONGEST_OF_FEW = one_piece()
 
 
+def longest(n: int, inputs: int) -> int:
+    """The longest transform that is one piece on this processor, where so many of n values are not zero."""
+    return LONGEST_OF_FEW if 2 * inputs <= n else LONGEST
+
+
 def pieces(n: int, inputs: int) -> tuple[int, int]:
     """The levels, on this processor, of a transform of so many values that are not zero: (A, B), n = A B, with B = 1
     where it is one piece."""
-    return levels(n, LONGEST_OF_FEW if 2 * inputs <= n else LONGEST)
+    return levels(n, longest(n, inputs))
 
 
 def is_long(n: int) -> bool:

@@ -2,16 +2,18 @@
 
 Each stage costs its arithmetic at a measured rate, and the spectra that it moves at the speed of the memory that holds
 them: one core's cache, the cache that cores share, or neither. What matters is the order of the candidates; a machine
-with other rates scales them alike.
+with other rates scales them alike. There are two sets of rates, by the length of vectors (registers.py).
 """
 
+import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from ..integers import area, bins, ceil_div
 from .butterfly import flops
-from .lines import is_long
+from .lines import longest, pieces
 from .product import SLAB
+from .registers import LINE_BYTES, registers
 from .schedule import Schedule, Work, regions
 from .tiles import OUTPUTS
 from .vector import lanes
@@ -52,22 +54,30 @@ class CpuRates:
     scattered: float  # bytes that transforms move, of more than near_bytes
     far: float  # ... of more than shared_bytes
     streamed: float  # bytes that products read, of more than shared_bytes
-    near_bytes: int = 3 * 2**19
-    shared_bytes: int = 3 * 2**23
+    near_bytes: int  # spectra that one core's cache holds
+    shared_bytes: int  # ... and the cache that cores share
 
 
-# Least squares by perf/fit.py over 3,412 timings of all schedules of 12 layers, those near the fastest of their pass
-# weighing most, root mean square error 24 %; two threads of an AMD EPYC (Zen 5, 1 MB of second-level cache a core,
-# 32 MB shared), numba 0.68.1, 2026-11-25. What they choose is on the average 0.6 % slower than the fastest choice.
-CPU = CpuRates(
+# Least squares by perf/fit.py over timings of all schedules of 12 layers at all lengths, those near the fastest of the
+# same pass weighing most; two threads, numba 0.68.1. near_bytes are 1.5 times a core's second-level cache.
+# AMD EPYC (Zen 5, AVX-512, 1 MB of second-level cache a core, 32 MB shared), 2026-11-25: 3,412 timings, root mean
+# square error 24 %; what the rates choose is on the average 0.6 % slower than the fastest choice.
+LONG_VECTORS = CpuRates(
     transform=12.1e9, line=1.28e9, product=12.6e9, pairs=4.8e9, call=11.6e-9, task=2.1e-6, stage=32e-6,
-    scattered=150e9, far=16e9, streamed=72e9,
+    scattered=150e9, far=16e9, streamed=72e9, near_bytes=3 * 2**19, shared_bytes=3 * 2**23,
 )  # fmt: skip
+# AMD EPYC (Zen 3, AVX2, 512 KB a core, 32 MB shared with other machines), 2026-11-28: 3,670 timings, error 24 %, 2.8 %
+# slower; products never wait for spectra, and the two sizes are those that fit best.
+SHORT_VECTORS = CpuRates(
+    transform=1.78e9, line=0.71e9, product=3.13e9, pairs=1.15e9, call=2.4e-9, task=12.7e-6, stage=39e-6,
+    scattered=30e9, far=4.3e9, streamed=math.inf, near_bytes=3 * 2**18, shared_bytes=2**23,
+)  # fmt: skip
+CPU = LONG_VECTORS if registers().nbytes == LINE_BYTES else SHORT_VECTORS
 
 
-def passes_of(T: int) -> int:
+def passes_of(T: int, inputs: int) -> int:
     """How often a transform reads and writes its lines."""
-    return 2 if is_long(T) else 1
+    return 2 if pieces(T, inputs)[1] > 1 else 1
 
 
 def busiest(count: int, size: int, workers: int) -> float:
@@ -99,9 +109,10 @@ class CpuModel:
         columns = wide / 2 + 1 if real else wide
         speed = rates.far if nbytes > rates.shared_bytes else rates.scattered
         moved = self._bytes(tasks / 2 if real else tasks) / speed if nbytes > rates.near_bytes else 0.0
-        operations = rows * flops(wide, real, inputs) + columns * flops(tall, inputs=rows)
-        lines = rows * wide * passes_of(wide) + columns * tall * passes_of(tall)
-        return Cost(tasks * (operations / rates.transform + lines / rates.line), moved)
+        of_row = flops(wide, real, inputs, longest(wide, wide))  # which is one piece however many values are zero
+        of_column = flops(tall, inputs=rows, one_piece=longest(tall, rows))
+        lines = rows * wide * passes_of(wide, wide) + columns * tall * passes_of(tall, rows)
+        return Cost(tasks * ((rows * of_row + columns * of_column) / rates.transform + lines / rates.line), moved)
 
     def _read(self, lines: float, held: int) -> float:
         """Seconds that a product waits for spectra of `held` reals."""
