@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from ..integers import area, bins, ceil_div
 from .butterfly import flops
+from .fft2d import buffer_size
 from .lines import longest, pieces
 from .product import SLAB
 from .registers import LINE_BYTES, registers
@@ -108,7 +109,10 @@ class CpuModel:
         nbytes, real = held * self.work.itemsize, operand == 1 and self.schedule.order != "staged"
         columns = wide / 2 + 1 if real else wide
         speed = rates.far if nbytes > rates.shared_bytes else rates.scattered
-        moved = self._bytes(tasks / 2 if real else tasks) / speed if nbytes > rates.near_bytes else 0.0
+        all_lines = self._bytes(tasks / 2 if real else tasks)
+        moved = all_lines / speed if nbytes > rates.near_bytes else 0.0
+        if buffer_size(self.work.size, self.work.itemsize) * self.work.itemsize > rates.near_bytes:
+            moved += all_lines / rates.far  # from rows to columns
         of_row = flops(wide, real, inputs, longest(wide, wide))  # which is one piece however many values are zero
         of_column = flops(tall, inputs=rows, one_piece=longest(tall, rows))
         lines = rows * wide * passes_of(wide, wide) + columns * tall * passes_of(tall, rows)
