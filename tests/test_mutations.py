@@ -5,6 +5,7 @@ another place, with `-m slow`.
 """
 
 import re
+import tempfile
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -40,8 +41,10 @@ def cells(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     own = [item for item in request.session.items if item.fspath == __file__ and "cells" in item.fixturenames]
     chosen = [(item.callspec.params["fault"], item.callspec.params["ring"]) for item in own]
 
+    folder = tmp_path_factory.mktemp("packages")  # not by the threads: pytest makes its folders one at a time
+
     def fill(fault: Fault | None, ring: Ring) -> str:
-        return run(ring, copied(fault, tmp_path_factory.mktemp("package")))
+        return run(ring, copied(fault, Path(tempfile.mkdtemp(dir=folder))))
 
     pool = ThreadPoolExecutor(2)
     cells = {cell: pool.submit(fill, *cell) for cell in chosen}

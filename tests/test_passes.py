@@ -51,7 +51,7 @@ def check(problem: Problem, layouts: tuple[str, str, str], record: Recorder) -> 
     check_layer(problem, problem.plan(), layouts, record, f"{problem.dtype}, drawn")
 
 
-@settings(max_examples=120)
+@settings(max_examples=80)
 @given(problem=problems(), layouts=st.tuples(*3 * [st.just("contiguous") | st.sampled_from(LAYOUTS)]))
 def test_drawn_layers(problem: Problem, layouts: tuple[str, str, str], record_worst: Recorder) -> None:
     check(problem, layouts, record_worst)
