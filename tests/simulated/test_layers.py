@@ -271,7 +271,7 @@ CHUNKED = [
 ]
 
 
-@pytest.mark.parametrize("problem", CHUNKED, ids=str)
+@pytest.mark.parametrize("problem", CHUNKED, ids=lambda problem: problem.title)
 def test_every_chunk(problem: Problem) -> None:
     """Every size of chunks that the planner offers, among them some whose last chunk is smaller."""
     plan, a, want = plan_of(problem), to_device(problem.arrays()), passes(problem)
