@@ -4,14 +4,16 @@ import platform
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from llvmlite import binding, ir
 from numba import types
 
 from numba_fftconv.cpu import tiles
-from numba_fftconv.cpu.registers import TILES, Registers, registers_of
+from numba_fftconv.cpu.registers import TILES, Registers, Tile, registers_of
 from numba_fftconv.cpu.vector import Emitter
 
 NAMES = {
@@ -73,21 +75,33 @@ def test_registers_are_those_of_the_processor() -> None:
     assert registers_of("aarch64", "+neon,+sve") == registers_of("arm64", "") == Registers(32, 16)
 
 
-def loop_of_a_tile(monkeypatch: pytest.MonkeyPatch, processor: str) -> list[str]:
+def sum_products(emit: Emitter, tile: Tile, arguments: list[Any]) -> None:
+    """The loop of forward and input_grad, of data, four places, weights, four numbers and a count."""
+    data, first, last = arguments[0], arguments[1:5], arguments[5:8]
+    tiles.sum_products(emit, tile.outputs, (data, *first), (data, *last, last[-1]), arguments[8], ir.IntType(1)(0))
+
+
+def sum_pairs(emit: Emitter, tile: Tile, arguments: list[Any]) -> None:
+    """The loop of weight_grad, of data, places in two spectra and a count; a pair's lines follow those before."""
+    data = arguments[0]
+    pairs = [(emit.const(q * emit.count), emit.const(q * emit.count)) for q in range(tile.pairs)]
+    for q, found in enumerate(tiles.sum_pairs(emit, pairs, data, arguments[1:7], arguments[8])):
+        emit.store(found, data, emit.const(q * emit.count))
+
+
+def loop_of_a_tile(monkeypatch: pytest.MonkeyPatch, processor: str, sums: Callable[..., None]) -> list[str]:
     """The instructions of one step of a product, as LLVM compiles it for another processor."""
     triple, registers, _, multiply_add, _ = CODE[processor]
-    outputs, apart = TILES[registers]
-    monkeypatch.setattr(tiles, "APART", apart)
+    tile = TILES[registers]
+    monkeypatch.setattr(tiles, "APART", tile.apart)
     real, index = ir.FloatType(), ir.IntType(64)
-    planes = real.as_pointer()
-    kinds = [planes, *[index] * 4, planes, *[index] * 5, ir.IntType(1)]
+    kinds = [real.as_pointer(), *[index] * 8]
     module = ir.Module()
     module.triple = triple
     function = ir.Function(module, ir.FunctionType(ir.VoidType(), kinds), "tile")
     builder = ir.IRBuilder(function.append_basic_block())
     emit = Emitter(SimpleNamespace(get_value_type=lambda _: real), builder, types.float32)
-    *rest, steps, fresh = function.args
-    tiles.sum_products(emit, outputs, tuple(rest[:5]), tuple(rest[5:]), steps, fresh)
+    sums(emit, tile, list(function.args))
     builder.ret_void()
 
     binding.initialize_all_targets()
@@ -103,7 +117,17 @@ def loop_of_a_tile(monkeypatch: pytest.MonkeyPatch, processor: str) -> list[str]
 @pytest.mark.parametrize("processor", CODE)
 def test_sums_of_a_tile_stay_in_registers(monkeypatch: pytest.MonkeyPatch, processor: str) -> None:
     _, _, count, multiply_add, spill = CODE[processor]
-    lines = loop_of_a_tile(monkeypatch, processor)
+    lines = loop_of_a_tile(monkeypatch, processor, sum_products)
     assert sum(bool(re.search(multiply_add, line)) for line in lines) == count
     assert not [line for line in lines if re.search(spill, line)]
     assert len(lines) <= 5 * count, "more than addresses, loads and multiply-adds"
+
+
+@pytest.mark.parametrize("processor", CODE)
+def test_sums_of_pairs_stay_in_registers(monkeypatch: pytest.MonkeyPatch, processor: str) -> None:
+    """Four multiply-adds of half a line for each pair, at f and at -f."""
+    _, registers, _, multiply_add, spill = CODE[processor]
+    lines = loop_of_a_tile(monkeypatch, processor, sum_pairs)
+    whole = 64 // registers.nbytes  # registers of a line
+    assert sum(bool(re.search(multiply_add, line)) for line in lines) == TILES[registers].pairs * 4 * whole
+    assert not [line for line in lines if re.search(spill, line)]

@@ -46,22 +46,25 @@ def registers_of(machine: str, features: str) -> Registers:
 
 
 class Tile(NamedTuple):
-    """What a product sums in registers: so many outputs at the bins f and -f. `apart` where lines times re W and lines
-    times im W have sums of their own (tiles.py)."""
+    """What a product sums in registers: so many outputs at the bins f and -f, or so many pairs of planes. `apart` where
+    sums of products with real and with imaginary parts are vectors of their own (tiles.py)."""
 
     outputs: int
+    pairs: int
     apart: bool
 
 
 # Where a register holds a whole line, an output takes 4 for its sums apart, each of which depends on itself once a
 # step; 4 outputs are 16, beside the lines at f and -f and the broadcasts of W.
 # Else a line is two halves, re and im, of h = 32 / bytes registers each, and an output takes 4 h for re and im of its
-# sums at f and -f. Beside them live 2 h of a line and two broadcasts of W:
+# sums at f and -f. Beside them live 2 h of a line and two broadcasts of W. A pair of planes takes 2 for its sums apart,
+# else 2 h, and beside them 2 h of either line.
 TILES = {
-    Registers(32, 64): Tile(4, True),
-    Registers(16, 32): Tile(3, False),  # 12 + 2 + 2
-    Registers(32, 16): Tile(2, False),  # 16 + 4 + 2; with 24 sums LLVM moves half of them around at each step
-    Registers(16, 16): Tile(1, False),  # 8 + 4 + 2
+    Registers(32, 64): Tile(4, 8, True),
+    Registers(16, 32): Tile(3, 4, False),  # 12 + 2 + 2; 8 + 4
+    # 16 + 4 + 2; with 24 sums LLVM moves half of them around at each step; 16 + 8
+    Registers(32, 16): Tile(2, 4, False),
+    Registers(16, 16): Tile(1, 2, False),  # 8 + 4 + 2; 8 + 8
 }
 
 

@@ -25,7 +25,7 @@ from numba.extending import intrinsic
 from .registers import tile
 from .vector import Emitter, Line, Vector
 
-OUTPUTS, APART = tile()
+OUTPUTS, PAIRS, APART = tile()
 
 def accumulators(emit: Emitter, count: int, kind: Any = None) -> list[Any]:
     """Vectors of sums, whole ones or of another kind, zero at first, that LLVM keeps in registers."""
@@ -77,6 +77,45 @@ class Sums:
     def lines(self) -> list[Line]:
         plus_re, plus_im, minus_re, minus_im = (total(self.emit, at).value for at in self.held)
         return [Line(self.emit.join(plus_re, plus_im)), Line(self.emit.join(minus_re, minus_im))]
+
+
+class PairApart:
+    """A pair of planes: d x summed, and d' x, where d' has its halves exchanged."""
+
+    def __init__(self, emit: Emitter) -> None:
+        self.emit, self.held = emit, accumulators(emit, 2)
+
+    def add(self, sign: int, data: Any, x: Any, d: Any) -> None:
+        """conj d x where the sign is 1, its conjugate where it is -1."""
+        a, b = self.emit.load(data, x), self.emit.load(data, d)
+        accumulate(self.emit, self.held[0], a * b)
+        accumulate(self.emit, self.held[1], a * b.swapped(), sign)
+
+    def total(self) -> Vector:
+        """By lane the real parts below, the imaginary parts above."""
+        return self.emit.halves_summed(*(total(self.emit, at) for at in self.held))
+
+
+class PairSums:
+    """A pair of planes: real and imaginary part summed in vectors of their own."""
+
+    def __init__(self, emit: Emitter) -> None:
+        self.emit, self.held = emit, accumulators(emit, 2, emit.half)
+
+    def add(self, sign: int, data: Any, x: Any, d: Any) -> None:
+        """conj d x where the sign is 1, its conjugate where it is -1."""
+        (x_re, x_im), (d_re, d_im) = (
+            [self.emit.load_half(data, self.emit.offset(at, part)) for part in (0, self.emit.lanes)] for at in (x, d)
+        )
+        re, im = self.held
+        accumulate(self.emit, re, x_re * d_re)
+        accumulate(self.emit, im, x_im * d_re, sign)
+        accumulate(self.emit, re, x_im * d_im)
+        accumulate(self.emit, im, x_re * d_im, -sign)
+
+    def total(self) -> Vector:
+        """By lane the real parts below, the imaginary parts above."""
+        return Vector(self.emit.builder, self.emit.join(*(total(self.emit, at).value for at in self.held)).value)
 
 
 def add_step(
@@ -155,6 +194,19 @@ def multiply(typing_context, outputs, steps, fresh, space, x, x_minus, y, y_minu
     return signature, codegen
 
 
+def sum_pairs(emit: Emitter, pairs: Sequence[Any], data: Any, spectra: Sequence[Any], steps: Any) -> list[Vector]:
+    """The loop of `correlate`: sums for some pairs of planes, whose lines lie at (x, d) from the beginning of a bin. Of
+    either spectrum that is at f, at -f, and how far from there to the next lane block."""
+    x_plus, x_minus, x_block, d_plus, d_minus, d_block = spectra
+    held = [(PairApart if APART else PairSums)(emit) for _ in pairs]
+    with cgutils.for_range(emit.builder, steps) as loop:
+        for sign, x_bin, d_bin in ((1, x_plus, d_plus), (-1, x_minus, d_minus)):
+            x_here, d_here = emit.offset(x_bin, loop.index, x_block), emit.offset(d_bin, loop.index, d_block)
+            for sums, (x, d) in zip(held, pairs, strict=True):
+                sums.add(sign, data, emit.builder.add(x_here, x), emit.builder.add(d_here, d))
+    return [sums.total() for sums in held]
+
+
 @intrinsic(prefer_literal=True)
 def correlate(typing_context, shared, fresh, space, x, x_minus, x_block, d, d_minus, d_block, steps, x_lines, d_lines, y, y_minus):  # type: ignore[no-untyped-def]  # noqa: E501
     """Adds H1 + i H2 to the line at y and conj H1 + i conj H2 to that at y_minus; `fresh` starts at zero.
@@ -175,22 +227,15 @@ def correlate(typing_context, shared, fresh, space, x, x_minus, x_block, d, d_mi
 
         def sums(first: int) -> Line:
             """L sums, from number `first` on."""
+            numbers = range(first, first + n)
             if shared.literal_value:
                 x_first, d_first = end(x_ends, first), end(d_ends, first)
-                x_at, d_at = [emit.offset(x_first, q * line) for q in range(n)], [d_first] * n
+                places = [(emit.offset(x_first, q * line), d_first) for q in range(n)]
             else:
-                x_at, d_at = ([end(ends, first + q) for q in range(n)] for ends in (x_ends, d_ends))
-            re, im = accumulators(emit, n), accumulators(emit, n)
-            with cgutils.for_range(builder, args[9]) as loop:
-                to_x, to_d = builder.mul(loop.index, args[5]), builder.mul(loop.index, args[8])
-                for x_base, d_base, sign in ((args[3], args[6], 1), (args[4], args[7], -1)):
-                    x_bin, d_bin = builder.add(x_base, to_x), builder.add(d_base, to_d)
-                    for q in range(n):
-                        a = emit.load(data, builder.add(x_bin, x_at[q]))
-                        b = emit.load(data, builder.add(d_bin, d_at[q]))
-                        accumulate(emit, re[q], a * b)
-                        accumulate(emit, im[q], a * b.swapped() if sign > 0 else -(a * b.swapped()))
-            both = [emit.halves_summed(total(emit, p), total(emit, q)) for p, q in zip(re, im, strict=True)]
+                places = [(end(x_ends, q), end(d_ends, q)) for q in numbers]
+            both: list[Vector] = []
+            for q in range(0, n, PAIRS):
+                both += sum_pairs(emit, places[q : q + PAIRS], data, args[3:9], args[9])
             return Line(emit.sum_lanes(both))
 
         first, second = sums(0), sums(n)
