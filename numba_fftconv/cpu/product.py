@@ -17,9 +17,9 @@ The third product, where it sums over lanes (see schedule.py for when), uses tha
 
 twice the contribution of both planes. With d and x as vectors of 2 L reals, real parts below and imaginary parts above,
 re conj(d) x is the sum of both halves of d x, and im conj(d) x the difference of the halves of d' x, where d' is d with
-its halves exchanged. So L results (k, c) are summed over SLAB lane blocks in 2 L vectors, then over halves and lanes by
-a tree of pairwise sums. Two such lists, H1 and H2, make lines of a packed spectrum again: Y[f] = H1 + i H2,
-Y[-f] = conj H1 + i conj H2.
+its halves exchanged; where a register is half a line, both are summed as halves at once (tiles.py). So L results (k, c)
+are summed over SLAB lane blocks, each in vectors of its own, then over halves and lanes by a tree of pairwise sums. Two
+such lists, H1 and H2, make lines of a packed spectrum again: Y[f] = H1 + i H2, Y[-f] = conj H1 + i conj H2.
 
 Flops: 16 L for each (lane block, k, c, pair of bins); there are rows * columns / 2 + 2 pairs.
 Example: 16 x 64 images and 64 filters, T = 32: 514 x 64 x 64 x 16 x 8 = 269 Mflop.

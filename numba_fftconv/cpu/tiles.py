@@ -8,7 +8,7 @@ times re W and lines times im W are summed apart, 4 vectors an output: each step
 loads, and by output 2 broadcasts of W and 4 fused multiply-adds, and only the finished sums are turned, Y[f] = S - iS',
 Y[-f] = S + iS'. Elsewhere re and im are vectors of their own, so that no line is ever turned: 4 half lines an output,
 and 8 fused multiply-adds a step. The bits differ between these two kinds of machines; on one they do not depend on the
-tile.
+tile. `correlate` goes through its pairs by as many as registers hold, in the same two ways.
 
 Example: 3 outputs on AVX2: 12 registers of sums, 4 loads, 12 broadcasts and 24 multiply-adds a step.
 """
