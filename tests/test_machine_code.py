@@ -65,7 +65,7 @@ def is_quick(variant: Variant) -> bool:
     """Whether CI reads it as well: lengths of every kind, every form once, both unequal sizes of few values."""
     _, (R, C), half, spaced, accumulate, sm = variant
     if sm == (8, 0) or half or spaced or accumulate:
-        return R == 8 or (half and spaced)
+        return R == 8
     return R in IN_CI if R == C else 2 in (R, C)
 
 
