@@ -145,8 +145,7 @@ def losses(taken: list[Sample], rates: CpuRates) -> list[tuple[float, str]]:
     return sorted(found, reverse=True)
 
 
-def average_loss(taken: list[Sample], rates: CpuRates) -> float:
-    lost = losses(taken, rates)
+def average(lost: list[tuple[float, str]]) -> float:
     return sum(loss for loss, _ in lost) / len(lost)
 
 
@@ -160,10 +159,10 @@ def main() -> None:
     about = machine.describe(count)
     print(f"{about['device']}, {count} threads, {about['date']}, {len(taken)} samples, {about['versions']}")
     caches = [{"near_bytes": near, "shared_bytes": shared} for near in NEAR for shared in SHARED if near < shared]
-    rates, error = min((fitted(taken, sizes) for sizes in caches), key=lambda found: average_loss(taken, found[0]))
+    rates, error = min((fitted(taken, sizes) for sizes in caches), key=lambda found: average(losses(taken, found[0])))
     for title, these in (("as it is", CPU), ("fitted", rates)):
-        lost, average = losses(taken, these), average_loss(taken, these)
-        print(f"{title}: what the model chooses is {average:.1%} slower than the fastest on the average; worst:")
+        lost = losses(taken, these)
+        print(f"{title}: what the model chooses is {average(lost):.1%} slower than the fastest on the average; worst:")
         print(*(f"  {loss:.0%} {said}" for loss, said in lost[:6]), sep="\n")
     print(f"root mean square of relative errors {error:.0%}")
     print("CpuRates(" + ", ".join(f"{name}={getattr(rates, name):.3g}" for name in SOUGHT), end=", ")

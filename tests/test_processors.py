@@ -76,16 +76,16 @@ def test_registers_are_those_of_the_processor() -> None:
 
 
 def sum_products(emit: Emitter, tile: Tile, arguments: list[Any]) -> None:
-    """The loop of forward and input_grad, of data, four places, weights, four numbers and a count."""
-    data, first, last = arguments[0], arguments[1:5], arguments[5:8]
-    tiles.sum_products(emit, tile.outputs, (data, *first), (data, *last, last[-1]), arguments[8], ir.IntType(1)(0))
+    """The loop of forward and input_grad."""
+    *rest, steps, fresh = arguments
+    tiles.sum_products(emit, tile.outputs, tuple(rest[:5]), tuple(rest[5:]), steps, fresh)
 
 
 def sum_pairs(emit: Emitter, tile: Tile, arguments: list[Any]) -> None:
-    """The loop of weight_grad, of data, places in two spectra and a count; a pair's lines follow those before."""
-    data = arguments[0]
+    """The loop of weight_grad; a pair's lines follow those before."""
+    data, spectra, steps = arguments[0], [*arguments[1:5], *arguments[6:8]], arguments[-2]
     pairs = [(emit.const(q * emit.count), emit.const(q * emit.count)) for q in range(tile.pairs)]
-    for q, found in enumerate(tiles.sum_pairs(emit, pairs, data, arguments[1:7], arguments[8])):
+    for q, found in enumerate(tiles.sum_pairs(emit, pairs, data, spectra, steps)):
         emit.store(found, data, emit.const(q * emit.count))
 
 
@@ -95,7 +95,8 @@ def loop_of_a_tile(monkeypatch: pytest.MonkeyPatch, processor: str, sums: Callab
     tile = TILES[registers]
     monkeypatch.setattr(tiles, "APART", tile.apart)
     real, index = ir.FloatType(), ir.IntType(64)
-    kinds = [real.as_pointer(), *[index] * 8]
+    planes = real.as_pointer()
+    kinds = [planes, *[index] * 4, planes, *[index] * 5, ir.IntType(1)]
     module = ir.Module()
     module.triple = triple
     function = ir.Function(module, ir.FunctionType(ir.VoidType(), kinds), "tile")

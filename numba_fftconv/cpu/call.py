@@ -72,11 +72,12 @@ class Call:
             weight: Operand | np.ndarray = second.array
         else:
             weight = self._planes(row.maps[1], arrays.aligned(second))
-        written = self._planes(row.maps[2], result)._replace(written=True)
+        written = self._planes(row.maps[2], result, written=True)
         operands = self._planes(row.maps[0], arrays.aligned(first)), weight, written
         bias = None if bias is None else dtypes.widened(arrays.aligned(bias))
         return Run.of_pass(choice.work, choice.schedule, *operands, space.view(self.plan.real), bias)
 
-    def _planes(self, maps: str, array: np.ndarray) -> Operand:
+    def _planes(self, maps: str, array: np.ndarray, written: bool = False) -> Operand:
         """An operand in four dimensions with its plane maps."""
-        return Operand(array if array.ndim == 4 else array[None], *self.plan.maps[maps])
+        rows, columns = self.plan.maps[maps]
+        return Operand(array if array.ndim == 4 else array[None], rows, columns, written)

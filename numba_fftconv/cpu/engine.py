@@ -65,10 +65,10 @@ class Operand(NamedTuple):
     def _mover(self, dtype: str) -> int:
         """The address of the kernel that moves rows, 0 where they are vectors: neighbouring reals in the array and in
         the tiles."""
-        is_dense = self.array.strides[-1] == self.array.itemsize and self.rows.spacing == self.columns.spacing == 1
-        if is_dense and dtype not in SAMPLES:
+        neighbours = self.array.strides[-1] == self.array.itemsize and self.rows.spacing == self.columns.spacing == 1
+        if neighbours and dtype not in SAMPLES:
             return 0
-        return address((planes.writer if self.written else planes.reader)(computed(dtype)))
+        return address((planes.writer if self.written else planes.reader)(computed(dtype), neighbours))
 
 
 @cache

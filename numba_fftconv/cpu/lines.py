@@ -38,9 +38,9 @@ def pieces(n: int, inputs: int) -> tuple[int, int]:
     return levels(n, longest(n, inputs))
 
 
-def is_long(n: int) -> bool:
-    """Whether a transform of n values that may all be other than zero takes two levels."""
-    return pieces(n, n)[1] > 1
+def is_long(n: int, inputs: int | None = None) -> bool:
+    """Whether a transform of n values, so many or all of which may be other than zero, takes two levels."""
+    return pieces(n, n if inputs is None else inputs)[1] > 1
 
 
 class Lines:

@@ -12,9 +12,9 @@ from typing import NamedTuple
 from ..integers import area, bins, ceil_div
 from .butterfly import flops
 from .fft2d import buffer_size
-from .lines import longest, pieces
+from .lines import is_long, longest
 from .product import SLAB
-from .registers import LINE_BYTES, registers
+from .registers import hold_lines
 from .schedule import Schedule, Work, regions
 from .tiles import OUTPUTS
 from .vector import lanes
@@ -74,12 +74,12 @@ SHORT_VECTORS = CpuRates(
     transform=1.78e9, line=0.71e9, product=3.13e9, pairs=1.9e9, call=2.4e-9, task=12.7e-6, stage=39e-6,
     scattered=30e9, far=4.3e9, streamed=math.inf, near_bytes=3 * 2**18, shared_bytes=2**23,
 )  # fmt: skip
-CPU = LONG_VECTORS if registers().nbytes == LINE_BYTES else SHORT_VECTORS
+CPU = LONG_VECTORS if hold_lines() else SHORT_VECTORS
 
 
-def passes_of(T: int, inputs: int) -> int:
+def passes_of(T: int, inputs: int | None = None) -> int:
     """How often a transform reads and writes its lines."""
-    return 2 if pieces(T, inputs)[1] > 1 else 1
+    return 2 if is_long(T, inputs) else 1
 
 
 def busiest(count: int, size: int, workers: int) -> float:
@@ -114,9 +114,9 @@ class CpuModel:
         moved = all_lines / speed if nbytes > rates.near_bytes else 0.0
         if buffer_size(self.work.size, self.work.itemsize) * self.work.itemsize > rates.near_bytes:
             moved += all_lines / rates.far  # from rows to columns
-        of_row = flops(wide, real, inputs, longest(wide, wide))  # which is one piece however many values are zero
+        of_row = flops(wide, real, inputs, longest(wide, wide))  # levels as if no value were zero
         of_column = flops(tall, inputs=rows, one_piece=longest(tall, rows))
-        lines = rows * wide * passes_of(wide, wide) + columns * tall * passes_of(tall, rows)
+        lines = rows * wide * passes_of(wide) + columns * tall * passes_of(tall, rows)
         return Cost(tasks * ((rows * of_row + columns * of_column) / rates.transform + lines / rates.line), moved)
 
     def _read(self, lines: float, held: int) -> float:

@@ -16,7 +16,7 @@ from functools import cache
 from numba import njit, types
 
 from ..cache import INDICES, compiled
-from .samples import REAL, put_sample, sample, to_plane, to_scratch
+from .samples import put_sample, sample, to_plane, to_scratch
 
 # ---- index maps ------------------------------------------------------------------------------------------------------
 
@@ -83,12 +83,6 @@ def placer() -> Callable[..., tuple[int, int]]:
     return compiled("place_lanes", types.UniTuple(INDEX, 2)(TABLE, INDICES, INDEX, INDEX, INDEX, INDEX), place_lanes)
 
 
-@njit
-def are_neighbours(planes):  # type: ignore[no-untyped-def]
-    """Whether samples at neighbouring positions are neighbours: of samples of two bytes."""
-    return planes[MAP_ROWS + SPACING] == 1 and planes[MAP_COLUMNS + SPACING] == 1 and planes[COLUMN] == 2
-
-
 # ---- rows with spacing or strides, or of samples of two bytes --------------------------------------------------------
 
 
@@ -152,45 +146,37 @@ def scatter_row(planes, table, q, row, space, at):  # type: ignore[no-untyped-de
 
 
 @cache
-def reader(dtype: str) -> Callable[..., None]:
+def reader(dtype: str, neighbours: bool) -> Callable[..., None]:
     """read(planes, table, rows, row, count, space, at, pitch, columns): fills `count` rows of all lanes of the table,
     from tile row `row` on, as rows of reals one after the other at `at`, tile rows `pitch` apart; and `rows`, the lane
-    table of what is there."""
+    table of what is there. Samples that are `neighbours`, in the array and in the tile, are of two bytes."""
     real = getattr(types, dtype)
     ITEM = real.bitwidth // 8
+    read_row = widen_row if neighbours else gather_row
 
     def kernel(planes, table, rows, row, count, space, at, pitch, columns):  # type: ignore[no-untyped-def]
         begin = space.ctypes.data + (at - row * pitch) * ITEM
-        wide = planes[SAMPLES] != REAL and are_neighbours(planes)
         for q in range(len(table)):
             rows[q, ORIGIN], rows[q, ROW_STEP] = begin + q * columns * ITEM, pitch * ITEM
             rows[q, ROW_END], rows[q, COLUMN_END], rows[q, PLANE] = row + count, columns, space.ctypes.data + at * ITEM
             for i in range(count):
-                to = at + i * pitch + q * columns
-                if wide:
-                    widen_row(planes, table, q, row + i, space, to, columns)
-                else:
-                    gather_row(planes, table, q, row + i, space, to, columns)
+                read_row(planes, table, q, row + i, space, at + i * pitch + q * columns, columns)
 
     signature = types.void(INDICES, TABLE, TABLE, INDEX, INDEX, types.Array(real, 1, "C"), INDEX, INDEX, INDEX)
-    return compiled(f"read_rows_{dtype}", signature, kernel)
+    return compiled(f"read_{'neighbours' if neighbours else 'samples'}_{dtype}", signature, kernel)
 
 
 @cache
-def writer(dtype: str) -> Callable[..., None]:
+def writer(dtype: str, neighbours: bool) -> Callable[..., None]:
     """write(planes, table, space, at, width, pitch): copies to planes what is theirs of rows of reals, those of the
-    lanes of the table `width` apart, tile row 0 at `at`, tile rows `pitch` apart."""
+    lanes of the table `width` apart, tile row 0 at `at`, tile rows `pitch` apart. `neighbours` as for `reader`."""
     real = getattr(types, dtype)
+    write_row = narrow_row if neighbours else scatter_row
 
     def kernel(planes, table, space, at, width, pitch):  # type: ignore[no-untyped-def]
-        narrow = planes[SAMPLES] != REAL and are_neighbours(planes)
         for q in range(len(table)):
             for row in range(table[q, ROW_FIRST], table[q, ROW_END]):
-                begin = at + q * width + row * pitch
-                if narrow:
-                    narrow_row(planes, table, q, row, space, begin)
-                else:
-                    scatter_row(planes, table, q, row, space, begin)
+                write_row(planes, table, q, row, space, at + q * width + row * pitch)
 
     signature = types.void(INDICES, TABLE, types.Array(real, 1, "C"), INDEX, INDEX, INDEX)
-    return compiled(f"write_rows_{dtype}", signature, kernel)
+    return compiled(f"write_{'neighbours' if neighbours else 'samples'}_{dtype}", signature, kernel)

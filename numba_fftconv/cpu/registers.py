@@ -35,6 +35,11 @@ def registers() -> Registers:
     return registers_of(platform.machine(), features())
 
 
+def hold_lines() -> bool:
+    """Whether a register holds a whole line."""
+    return registers().nbytes == LINE_BYTES
+
+
 def registers_of(machine: str, features: str) -> Registers:
     """Those of a kind of machine with these features; of machines that we do not know, the least that is usual."""
     if machine.lower() in ("aarch64", "arm64"):
@@ -71,7 +76,7 @@ TILES = {
 def one_piece() -> tuple[int, int]:
     """The longest transforms that are quickest in one piece, of which LLVM keeps some values in memory, and those of
     which half of the values are zero: longer ones are quicker in two levels."""
-    return (64, 64) if registers().nbytes == LINE_BYTES else (32, 16)
+    return (64, 64) if hold_lines() else (32, 16)
 
 
 def tile() -> Tile:

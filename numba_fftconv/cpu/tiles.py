@@ -27,6 +27,7 @@ from .vector import Emitter, Line, Vector
 
 OUTPUTS, PAIRS, APART = tile()
 
+
 def accumulators(emit: Emitter, count: int, kind: Any = None) -> list[Any]:
     """Vectors of sums, whole ones or of another kind, zero at first, that LLVM keeps in registers."""
     kind = emit.whole if kind is None else kind
@@ -43,6 +44,11 @@ def total(emit: Emitter, at: Any) -> Vector:
 def accumulate(emit: Emitter, at: Any, product: Vector, sign: int = 1) -> None:
     held = total(emit, at)
     emit.builder.store((held + product if sign > 0 else held - product).value, at)
+
+
+def load_halves(emit: Emitter, data: Any, at: Any) -> list[Vector]:
+    """Real and imaginary parts of a line."""
+    return [emit.load_half(data, emit.offset(at, part)) for part in (0, emit.lanes)]
 
 
 class SumsApart:
@@ -104,9 +110,7 @@ class PairSums:
 
     def add(self, sign: int, data: Any, x: Any, d: Any) -> None:
         """conj d x where the sign is 1, its conjugate where it is -1."""
-        (x_re, x_im), (d_re, d_im) = (
-            [self.emit.load_half(data, self.emit.offset(at, part)) for part in (0, self.emit.lanes)] for at in (x, d)
-        )
+        (x_re, x_im), (d_re, d_im) = load_halves(self.emit, data, x), load_halves(self.emit, data, d)
         re, im = self.held
         accumulate(self.emit, re, x_re * d_re)
         accumulate(self.emit, im, x_im * d_re, sign)
@@ -115,7 +119,7 @@ class PairSums:
 
     def total(self) -> Vector:
         """By lane the real parts below, the imaginary parts above."""
-        return Vector(self.emit.builder, self.emit.join(*(total(self.emit, at).value for at in self.held)).value)
+        return self.emit.join(*(total(self.emit, at).value for at in self.held))
 
 
 def add_step(
@@ -137,7 +141,7 @@ def add_step(
             held.add(*both, *load_weight(emit.load_splat, o))
         return
     for sign, place in zip((-1, 1), places, strict=True):
-        z = [emit.load_half(data, emit.offset(place, part)) for part in (0, emit.lanes)]
+        z = load_halves(emit, data, place)
         for o, held in enumerate(sums):
             held.add(sign, z, load_weight(emit.load_half_splat, o))
         first = emit.unknown(first)  # else the broadcasts of f, kept for -f, would take the registers of sums
@@ -227,12 +231,11 @@ def correlate(typing_context, shared, fresh, space, x, x_minus, x_block, d, d_mi
 
         def sums(first: int) -> Line:
             """L sums, from number `first` on."""
-            numbers = range(first, first + n)
             if shared.literal_value:
                 x_first, d_first = end(x_ends, first), end(d_ends, first)
                 places = [(emit.offset(x_first, q * line), d_first) for q in range(n)]
             else:
-                places = [(end(x_ends, q), end(d_ends, q)) for q in numbers]
+                places = [(end(x_ends, q), end(d_ends, q)) for q in range(first, first + n)]
             both: list[Vector] = []
             for q in range(0, n, PAIRS):
                 both += sum_pairs(emit, places[q : q + PAIRS], data, args[3:9], args[9])

@@ -17,7 +17,7 @@ from typing import Any
 from llvmlite import ir
 from numba.core import cgutils, types
 
-from .registers import LINE_BYTES, registers
+from .registers import LINE_BYTES, hold_lines
 
 FLAGS = ("contract", "nsz")
 INT32, INT64, BOOL = ir.IntType(32), ir.IntType(64), ir.IntType(1)
@@ -222,7 +222,7 @@ class Emitter:
         Most registers of a row are wanted whole. They are stored plainly: many processors take tens of cycles for a
         masked store.
         """
-        b, step = self.builder, self.count if registers().nbytes == LINE_BYTES else self.lanes
+        b, step = self.builder, self.count if hold_lines() else self.lanes
         kind = ir.VectorType(self.scalar, step)
         signature = ir.FunctionType(ir.VoidType(), [kind, kind.as_pointer(), INT32, ir.VectorType(BOOL, step)])
         for part in range(0, self.count, step):
