@@ -14,7 +14,8 @@ transform. An odd radix shares the products of outputs q and r - q.
 
 Registers have no index: the column stays in them only where NVVM unrolls every loop. It does so for short bodies alone,
 so a step is a chain of functions, each with a rectangle of at most CHUNK values of one kind of butterfly; and indices
-are unsigned, since a signed index brings code for counting from the end.
+are unsigned, since a signed index brings code for counting from the end. Every link hands its rectangle to one function
+of butterflies, which Numba compiles once for all of them; NVVM puts a copy of it in each link, where bounds are known.
 
 Example: T = 12 has the factors 3, 2, 2, and its steps join columns of length 1, 3 and 6.
 """
@@ -59,6 +60,9 @@ class Chunk(NamedTuple):
     block_end: int
     offset: int
     offset_end: int
+    m: int  # values of a block
+    h: int  # distance of the values that a butterfly joins
+    turn: int  # from the twiddle of one offset to that of the next, in steps of e^(2 pi i/T)
 
 
 def twiddle_kind(r: int, h: int, j: int) -> str:
@@ -72,9 +76,10 @@ def twiddle_kind(r: int, h: int, j: int) -> str:
     return "wide" if 4 * j <= h or 4 * j >= 3 * h else "tall"
 
 
-def chunks(r: int, h: int, blocks: int) -> Iterator[Chunk]:
+def chunks(T: int, r: int, h: int) -> Iterator[Chunk]:
     """All butterflies of a step, in rectangles of one kind and of at most CHUNK values."""
-    most = CHUNK if r == 2 else max(1, CHUNK // r)
+    most, m = CHUNK if r == 2 else max(1, CHUNK // r), r * h
+    blocks = T // m
     j = 0
     while j < h:
         end = j + 1
@@ -82,7 +87,7 @@ def chunks(r: int, h: int, blocks: int) -> Iterator[Chunk]:
             end += 1
         tall = max(1, most // (end - j))
         for b in range(0, blocks, tall):
-            yield Chunk(b, min(blocks, b + tall), j, end)
+            yield Chunk(b, min(blocks, b + tall), j, end, m, h, blocks)
         j = end
 
 
@@ -100,9 +105,8 @@ def make_fft(T: int, sign: int) -> Any:
     """
     step, h = _reorder(T), 1
     for r in factors(T):
-        for chunk in chunks(r, h, T // (r * h)):
-            make = {2: _radix2, 3: _radix3}.get(r, _odd_radix)
-            step = make(T, sign, r, h, chunk, step)
+        for chunk in chunks(T, r, h):
+            step = _then(step, _butterflies(T, sign, r, twiddle_kind(r, h, chunk.offset)), chunk)
         h *= r
     return step
 
@@ -129,10 +133,27 @@ def _reorder(T: int) -> Any:
     return reorder
 
 
-def _radix2(T: int, sign: int, r: int, h: int, chunk: Chunk, before: Any) -> Any:
-    B0, B1, J0, J1 = map(np.uint64, chunk)
-    M, H, STEP = np.uint64(2 * h), np.uint64(h), np.uint64(T // (2 * h))
-    kind = twiddle_kind(2, h, chunk.offset)
+def _then(before: Any, butterflies: Any, chunk: Chunk) -> Any:
+    """A link of the chain: what comes before, then the butterflies of a rectangle."""
+    CHUNK = Chunk(*map(np.uint64, chunk))
+
+    @device_function
+    def link(z: Any) -> None:
+        before(z)
+        butterflies(z, CHUNK)
+
+    return link
+
+
+@cache
+def _butterflies(T: int, sign: int, r: int, kind: str) -> Any:
+    """Device function (z, chunk): the butterflies of a rectangle whose twiddles are of one kind."""
+    if r == 2:
+        return _radix2(T, sign, kind)
+    return _radix3(T, sign, kind) if r == 3 else _odd_radix(T, sign, r, kind)
+
+
+def _radix2(T: int, sign: int, kind: str) -> Any:
     ONE, QUARTER, WIDE, FORWARD = kind == "one", kind == "quarter", kind == "wide", sign < 0
 
     w = _units(T, sign)
@@ -142,101 +163,100 @@ def _radix2(T: int, sign: int, r: int, h: int, chunk: Chunk, before: Any) -> Any
     RATIO = (np.where(wide, w.imag, w.real) / greater).astype(np.float32)
 
     @device_function
-    def radix2(z: Any) -> None:
+    def radix2(z: Any, chunk: Any) -> None:
         """u, v -> u + w v, u - w v."""
-        before(z)
         greaters = cuda.const.array_like(GREATER)
         ratios = cuda.const.array_like(RATIO)
-        for b in range(B0, B1):
-            for j in range(J0, J1):
-                u = z[b * M + j]
-                v = z[b * M + j + H]
+        for b in range(chunk.block, chunk.block_end):
+            for j in range(chunk.offset, chunk.offset_end):
+                i = b * chunk.m + j
+                k = i + chunk.h
+                u = z[i]
+                v = z[k]
                 if ONE:
-                    z[b * M + j] = u + v
-                    z[b * M + j + H] = u - v
+                    z[i] = u + v
+                    z[k] = u - v
                 elif QUARTER:
                     t = complex(v.imag, -v.real) if FORWARD else complex(-v.imag, v.real)
-                    z[b * M + j] = u + t
-                    z[b * M + j + H] = u - t
+                    z[i] = u + t
+                    z[k] = u - t
                 else:
-                    c = greaters[j * STEP]
-                    ratio = ratios[j * STEP]
+                    c = greaters[j * chunk.turn]
+                    ratio = ratios[j * chunk.turn]
                     if WIDE:
                         x = v.real - ratio * v.imag
                         y = v.imag + ratio * v.real
                     else:
                         x = ratio * v.real - v.imag
                         y = ratio * v.imag + v.real
-                    z[b * M + j] = complex(u.real + c * x, u.imag + c * y)
-                    z[b * M + j + H] = complex(u.real - c * x, u.imag - c * y)
+                    z[i] = complex(u.real + c * x, u.imag + c * y)
+                    z[k] = complex(u.real - c * x, u.imag - c * y)
 
     return radix2
 
 
-def _radix3(T: int, sign: int, r: int, h: int, chunk: Chunk, before: Any) -> Any:
-    B0, B1, J0, J1 = map(np.uint64, chunk)
-    M, H, H2, STEP, TWICE = map(np.uint64, (3 * h, h, 2 * h, T // (3 * h), 2 * (T // (3 * h))))
-    TURNED = chunk.offset > 0
+def _radix3(T: int, sign: int, kind: str) -> Any:
+    TURNED, TWO = kind != "one", np.uint64(2)
     HALF, SINE = np.float32(0.5), np.float32(sign * math.sqrt(0.75))
     UNITS = _units(T, sign).astype(np.complex64)
 
     @device_function
-    def radix3(z: Any) -> None:
+    def radix3(z: Any, chunk: Any) -> None:
         """a, u, v -> a + t, then a - t/2 +- i sign sqrt(3)/2 (u - v), where t = u + v."""
-        before(z)
         units = cuda.const.array_like(UNITS)
-        for b in range(B0, B1):
-            for j in range(J0, J1):
-                a = z[b * M + j]
-                u = z[b * M + j + H]
-                v = z[b * M + j + H2]
+        for b in range(chunk.block, chunk.block_end):
+            for j in range(chunk.offset, chunk.offset_end):
+                i = b * chunk.m + j
+                k = i + chunk.h
+                n = k + chunk.h
+                a = z[i]
+                u = z[k]
+                v = z[n]
                 if TURNED:
-                    u = u * units[j * STEP]
-                    v = v * units[j * TWICE]
+                    u = u * units[j * chunk.turn]
+                    v = v * units[j * TWO * chunk.turn]
                 t = u + v
                 d = u - v
                 x = a.real - HALF * t.real
                 y = a.imag - HALF * t.imag
-                z[b * M + j] = a + t
-                z[b * M + j + H] = complex(x - SINE * d.imag, y + SINE * d.real)
-                z[b * M + j + H2] = complex(x + SINE * d.imag, y - SINE * d.real)
+                z[i] = a + t
+                z[k] = complex(x - SINE * d.imag, y + SINE * d.real)
+                z[n] = complex(x + SINE * d.imag, y - SINE * d.real)
 
     return radix3
 
 
-def _odd_radix(T: int, sign: int, r: int, h: int, chunk: Chunk, before: Any) -> Any:
-    B0, B1, J0, J1 = map(np.uint64, chunk)
-    M, H, R, STEP = map(np.uint64, (r * h, h, r, T // (r * h)))
+def _odd_radix(T: int, sign: int, r: int, kind: str) -> Any:
     half = r // 2
-    NONE, ONE, HALF, END = map(np.uint64, (0, 1, half, half + 1))
-    TURNED = chunk.offset > 0
+    NONE, ONE, HALF, END, R = map(np.uint64, (0, 1, half, half + 1, r))
+    TURNED = kind != "one"
     UNITS = _units(T, sign).astype(np.complex64)
     angles = 2 * np.pi * np.outer(np.arange(r), np.arange(r)) / r
     COSINES, SINES = np.cos(angles).astype(np.float32), (sign * np.sin(angles)).astype(np.float32)
 
     @device_function
-    def odd_radix(z: Any) -> None:
+    def odd_radix(z: Any, chunk: Any) -> None:
         """Outputs q and r - q are even +- i odd: sums meet cosines in `even`, differences meet sines in `odd`."""
-        before(z)
         units = cuda.const.array_like(UNITS)
         cosines = cuda.const.array_like(COSINES)
         sines = cuda.const.array_like(SINES)
         sums = cuda.local.array(half, complex64)
         differences = cuda.local.array(half, complex64)
-        for b in range(B0, B1):
-            for j in range(J0, J1):
-                first = z[b * M + j]
+        for b in range(chunk.block, chunk.block_end):
+            for j in range(chunk.offset, chunk.offset_end):
+                i = b * chunk.m + j
+                first = z[i]
                 total = first
                 for k in range(ONE, END):
-                    u = z[b * M + j + k * H]
-                    v = z[b * M + j + (R - k) * H]
+                    u = z[i + k * chunk.h]
+                    v = z[i + (R - k) * chunk.h]
                     if TURNED:
-                        u = u * units[j * k * STEP]
-                        v = v * units[j * (R - k) * STEP]
+                        u = u * units[j * k * chunk.turn]
+                        v = v * units[j * (R - k) * chunk.turn]
                     sums[k - ONE] = u + v
                     differences[k - ONE] = u - v
                     total = total + sums[k - ONE]
-                z[b * M + j] = total
+                z[i] = total
                 for q in range(ONE, END):
                     even_re = first.real
                     even_im = first.imag
@@ -248,7 +268,7 @@ def _odd_radix(T: int, sign: int, r: int, h: int, chunk: Chunk, before: Any) -> 
                         if k > NONE:
                             odd_re += sines[q, k + ONE] * differences[k].real
                             odd_im += sines[q, k + ONE] * differences[k].imag
-                    z[b * M + j + q * H] = complex(even_re - odd_im, even_im + odd_re)
-                    z[b * M + j + (R - q) * H] = complex(even_re + odd_im, even_im - odd_re)
+                    z[i + q * chunk.h] = complex(even_re - odd_im, even_im + odd_re)
+                    z[i + (R - q) * chunk.h] = complex(even_re + odd_im, even_im - odd_re)
 
     return odd_radix
