@@ -78,7 +78,7 @@ def test_registers_are_those_of_the_processor() -> None:
 def sum_products(emit: Emitter, tile: Tile, arguments: list[Any]) -> None:
     """The loop of forward and input_grad."""
     *rest, steps, fresh = arguments
-    tiles.sum_products(emit, tile.outputs, tuple(rest[:5]), tuple(rest[5:]), steps, fresh)
+    tiles.sum_products(emit, tile.outputs, tuple(rest[:5]), tuple(rest[5:]), (steps, fresh), rest[0])
 
 
 def sum_pairs(emit: Emitter, tile: Tile, arguments: list[Any]) -> None:

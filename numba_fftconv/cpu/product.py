@@ -9,7 +9,8 @@ never told apart, since W is the spectrum of a real plane: it stands at one bin 
 W[f]. So a tile of the first two products is some outputs x L lanes x {f, -f} (tiles.py). The passes differ in where the
 next W lies, and in which of f and -f meets conj W: both are numbers of the job, so one compiled kernel serves both
 passes and all sizes. Sums run in slabs of DEPTH steps, each added to the result in memory: that keeps a slab of X in
-the first-level cache, and bounds the rounding of a long sum.
+the first-level cache, and bounds the rounding of a long sum. From one bin to the next lines lie kilobytes apart, so
+while a tile is summed it asks for lines that are read next, one a step.
 
 The third product, where it sums over lanes (see schedule.py for when), uses that with D = dY, at f and -f together,
 
@@ -60,6 +61,30 @@ def bin_at(job, operand, ky, kx):  # type: ignore[no-untyped-def]
     return job[operand] + ky * job[operand + 1] + kx * job[operand + 2]
 
 
+@njit(inline="always")
+def address(array, place):  # type: ignore[no-untyped-def]
+    """Of an element, in bytes."""
+    return array.ctypes.data + place * array.itemsize
+
+
+@njit(inline="always")
+def multiply_slab(job, steps, fresh, space, x, x_minus, y, y_minus, filters, w, asked):  # type: ignore[no-untyped-def]
+    """All outputs of a group at a pair of bins, some steps of their sums; a tile asks for lines from one of three
+    addresses on."""
+    across, step, leap = job[W_OUTPUT], job[W_STEP], job[W_BLOCK]
+    whole = job[COUNT] // OUTPUTS * OUTPUTS
+    pairs = whole + (job[COUNT] - whole) // 2 * 2
+    for o in range(0, whole, OUTPUTS):
+        ahead = asked[min(o // OUTPUTS, 2)]
+        multiply(OUTPUTS, o, steps, fresh, space, x, x_minus, y, y_minus, filters, w, across, step, leap, ahead)
+    for o in range(whole, pairs, 2):
+        ahead = asked[min(o // OUTPUTS, 2)]
+        multiply(2, o, steps, fresh, space, x, x_minus, y, y_minus, filters, w, across, step, leap, ahead)
+    for o in range(pairs, job[COUNT]):
+        ahead = asked[min(o // OUTPUTS, 2)]
+        multiply(1, o, steps, fresh, space, x, x_minus, y, y_minus, filters, w, across, step, leap, ahead)
+
+
 # ---- kernels ---------------------------------------------------------------------------------------------------------
 
 
@@ -72,9 +97,6 @@ def product_kernel(dtype: str) -> Callable[..., None]:
 
     def kernel(lo, hi, space, filters, job):  # type: ignore[no-untyped-def]
         rows, columns = job[ROWS], job[COLUMNS]
-        across, step, leap = job[W_OUTPUT], job[W_STEP], job[W_BLOCK]
-        whole = job[COUNT] // OUTPUTS * OUTPUTS
-        pairs = whole + (job[COUNT] - whole) // 2 * 2
         for ky in range(lo, hi):
             for kx in range(columns // 2 + 1):
                 if kx % (columns // 2) == 0 and ky > rows // 2:  # the other one of its pair is done
@@ -82,26 +104,28 @@ def product_kernel(dtype: str) -> Callable[..., None]:
                 ny, nx = (rows - ky) % rows, (columns - kx) % columns
                 x, x_minus = bin_at(job, X_AT, ky, kx), bin_at(job, X_AT, ny, nx)
                 y, y_minus = bin_at(job, Y_AT, ky, kx), bin_at(job, Y_AT, ny, nx)
+                then, then_minus = bin_at(job, X_AT, ky, kx + 1), bin_at(job, X_AT, ny, columns - kx - 1)
                 if job[SWAPPED]:
-                    x, x_minus, y, y_minus = x_minus, x, y_minus, y
-                w_bin = bin_at(job, W_AT, ky, kx)
+                    x, x_minus, y, y_minus, then, then_minus = x_minus, x, y_minus, y, then_minus, then
+                w, w_then = bin_at(job, W_AT, ky, kx), bin_at(job, W_AT, ky, kx + 1)
                 for block in range(job[BLOCKS]):
+                    to_x, to_y, is_last = block * job[X_BLOCK], block * job[Y_BLOCK], block + 1 == job[BLOCKS]
+                    next_x = then if is_last else x + to_x + job[X_BLOCK]
+                    next_minus = then_minus if is_last else x_minus + to_x + job[X_BLOCK]
                     for group in range(job[GROUPS]):
-                        to_x = block * job[X_BLOCK] + group * job[X_GROUP]
-                        to_y = block * job[Y_BLOCK] + group * job[Y_GROUP]
+                        yi, ym = y + to_y + group * job[Y_GROUP], y_minus + to_y + group * job[Y_GROUP]
                         for i in range(0, job[STEPS], DEPTH):
                             steps, fresh = min(DEPTH, job[STEPS] - i), i == 0
-                            xi, xm = x + to_x + i * LINE, x_minus + to_x + i * LINE
-                            w = w_bin + group * job[W_GROUP] + i // LANES * leap
-                            for o in range(0, whole, OUTPUTS):
-                                yo, ym, wo = y + to_y + o * LINE, y_minus + to_y + o * LINE, w + o * across
-                                multiply(OUTPUTS, steps, fresh, space, xi, xm, yo, ym, filters, wo, across, step, leap)
-                            for o in range(whole, pairs, 2):
-                                yo, ym, wo = y + to_y + o * LINE, y_minus + to_y + o * LINE, w + o * across
-                                multiply(2, steps, fresh, space, xi, xm, yo, ym, filters, wo, across, step, leap)
-                            for o in range(pairs, job[COUNT]):
-                                yo, ym, wo = y + to_y + o * LINE, y_minus + to_y + o * LINE, w + o * across
-                                multiply(1, steps, fresh, space, xi, xm, yo, ym, filters, wo, across, step, leap)
+                            at_x = group * job[X_GROUP] + i * LINE
+                            at_w = group * job[W_GROUP] + i // LANES * job[W_BLOCK]
+                            xi, xm, wi = x + to_x + at_x, x_minus + to_x + at_x, w + at_w
+                            # The first tile asks for lines of X[f] that come next, the second of X[-f], others of W.
+                            asked = (
+                                address(space, next_x + at_x),
+                                address(space, next_minus + at_x),
+                                address(filters, w_then + at_w),
+                            )
+                            multiply_slab(job, steps, fresh, space, xi, xm, yi, ym, filters, wi, asked)
 
     array = types.Array(real, 1, "C")
     return compiled(f"product_{dtype}", types.void(types.intp, types.intp, array, array, INDICES), kernel)

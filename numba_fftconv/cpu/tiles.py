@@ -159,9 +159,13 @@ def put(emit: Emitter, fresh: Any, lines: list[Line], data: Any, places: list[An
                 emit.store(line, data, place)
 
 
-def sum_products(emit: Emitter, outputs: int, z: tuple[Any, ...], w: tuple[Any, ...], steps: Any, fresh: Any) -> None:
+def sum_products(
+    emit: Emitter, outputs: int, z: tuple[Any, ...], w: tuple[Any, ...], span: Sequence[Any], ahead: Any
+) -> None:
     """The loop of `multiply`: `z` is data and the places x, x_minus, y, y_minus in it, `w` the weights, where the first
-    lies, and across, step, leap."""
+    lies, and across, step, leap; `span` how many steps, and whether they are the first; each step asks for one of the
+    lines at `ahead`."""
+    steps, fresh = span
     data, (x, x_minus, y, y_minus) = z[0], z[1:]
     weights, first, across, step, leap = w
     builder, n, line = emit.builder, emit.lanes, emit.count
@@ -170,6 +174,7 @@ def sum_products(emit: Emitter, outputs: int, z: tuple[Any, ...], w: tuple[Any, 
         block, lane = (f(loop.index, emit.const(n)) for f in (builder.udiv, builder.urem))
         at = builder.add(first, builder.add(builder.mul(block, leap), builder.mul(lane, step)))
         here = builder.mul(loop.index, emit.const(line))
+        emit.prefetch(ahead, here, write=False)
         add_step(emit, sums, data, [builder.add(base, here) for base in (x, x_minus)], (weights, at), across)
     lines, places = [], []
     for o, held in enumerate(sums):
@@ -179,20 +184,24 @@ def sum_products(emit: Emitter, outputs: int, z: tuple[Any, ...], w: tuple[Any, 
 
 
 @intrinsic(prefer_literal=True)
-def multiply(typing_context, outputs, steps, fresh, space, x, x_minus, y, y_minus, filters, w, across, step, leap):  # type: ignore[no-untyped-def]
-    """Adds `steps` products to `outputs` lines at y (times conj W) and at y_minus (times W); `fresh` starts at zero.
+def multiply(typing_context, outputs, first, steps, fresh, space, x, x_minus, y, y_minus, filters, w, across, step, leap, ahead):  # type: ignore[no-untyped-def]  # noqa: E501
+    """Adds `steps` products to `outputs` lines from number `first` on at y (times conj W) and at y_minus (times W);
+    `fresh` starts at zero.
 
-    Output o meets W at w + o across + (i mod L) step + (i div L) leap in step i.
+    Output o meets W at w + o across + (i mod L) step + (i div L) leap in step i, which asks for line i from the address
+    `ahead` on.
     """
     index = types.intp
-    signature = types.void(
-        outputs, index, types.boolean, space, index, index, index, index, filters, index, index, index, index
-    )
+    signature = types.void(outputs, index, index, types.boolean, space, *[index] * 4, filters, *[index] * 5)
 
     def codegen(context: Any, builder: Any, signature: Signature, args: Any) -> Any:
         emit = Emitter(context, builder, space.dtype)
-        data, weights = emit.data(space, args[3]), emit.data(filters, args[8])
-        sum_products(emit, outputs.literal_value, (data, *args[4:8]), (weights, *args[9:]), args[1], args[2])
+        data, weights = emit.data(space, args[4]), emit.data(filters, args[9])
+        y_places = [emit.offset(at, args[1], emit.const(emit.count)) for at in args[7:9]]
+        first_weight = emit.offset(args[10], args[1], args[11])
+        ahead = builder.inttoptr(args[14], emit.scalar.as_pointer())
+        z, w = (data, *args[5:7], *y_places), (weights, first_weight, *args[11:14])
+        sum_products(emit, outputs.literal_value, z, w, args[2:4], ahead)
         return context.get_dummy_value()
 
     return signature, codegen

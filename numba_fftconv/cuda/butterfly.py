@@ -56,13 +56,13 @@ def digit_reversal(T: int) -> np.ndarray:
 class Chunk(NamedTuple):
     """A rectangle of butterflies of one step: blocks `block` to `block_end`, offsets `offset` to `offset_end`."""
 
-    block: int
-    block_end: int
-    offset: int
-    offset_end: int
-    m: int  # values of a block
-    h: int  # distance of the values that a butterfly joins
-    turn: int  # from the twiddle of one offset to that of the next, in steps of e^(2 pi i/T)
+    block: np.uint64
+    block_end: np.uint64
+    offset: np.uint64
+    offset_end: np.uint64
+    m: np.uint64  # values of a block
+    h: np.uint64  # distance of the values that a butterfly joins
+    turn: np.uint64  # from the twiddle of one offset to that of the next, in steps of e^(2 pi i/T)
 
 
 def twiddle_kind(r: int, h: int, j: int) -> str:
@@ -87,7 +87,7 @@ def chunks(T: int, r: int, h: int) -> Iterator[Chunk]:
             end += 1
         tall = max(1, most // (end - j))
         for b in range(0, blocks, tall):
-            yield Chunk(b, min(blocks, b + tall), j, end, m, h, blocks)
+            yield Chunk(*map(np.uint64, (b, min(blocks, b + tall), j, end, m, h, blocks)))
         j = end
 
 
@@ -106,7 +106,7 @@ def make_fft(T: int, sign: int) -> Any:
     step, h = _reorder(T), 1
     for r in factors(T):
         for chunk in chunks(T, r, h):
-            step = _then(step, _butterflies(T, sign, r, twiddle_kind(r, h, chunk.offset)), chunk)
+            step = _then(step, _butterflies(T, sign, r, twiddle_kind(r, h, int(chunk.offset))), chunk)
         h *= r
     return step
 
@@ -135,12 +135,11 @@ def _reorder(T: int) -> Any:
 
 def _then(before: Any, butterflies: Any, chunk: Chunk) -> Any:
     """A link of the chain: what comes before, then the butterflies of a rectangle."""
-    CHUNK = Chunk(*map(np.uint64, chunk))
 
     @device_function
     def link(z: Any) -> None:
         before(z)
-        butterflies(z, CHUNK)
+        butterflies(z, chunk)
 
     return link
 
