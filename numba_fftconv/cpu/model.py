@@ -67,12 +67,11 @@ LONG_VECTORS = CpuRates(
     transform=12.1e9, line=1.28e9, product=12.6e9, pairs=4.8e9, call=11.6e-9, task=2.1e-6, stage=32e-6,
     scattered=150e9, far=16e9, streamed=72e9, near_bytes=3 * 2**19, shared_bytes=3 * 2**23,
 )  # fmt: skip
-# AMD EPYC (Zen 3, AVX2, 512 KB a core, 32 MB shared with other machines), 2026-11-28: 3,670 timings, error 24 %, 2.8 %
-# slower; products never wait for spectra, and the two sizes are those that fit best. `pairs` is 1.65 times what was
-# fitted, as much as weight_grad gained from sums in registers afterwards.
+# AMD EPYC (Zen 3, AVX2, 512 KB a core, 32 MB shared with other machines), 2026-11-29: 3,614 timings, error 26 %, 2.5 %
+# slower. Products ask for spectra in time and never wait for them.
 SHORT_VECTORS = CpuRates(
-    transform=1.78e9, line=0.71e9, product=3.13e9, pairs=1.9e9, call=2.4e-9, task=12.7e-6, stage=39e-6,
-    scattered=30e9, far=4.3e9, streamed=math.inf, near_bytes=3 * 2**18, shared_bytes=2**23,
+    transform=2.13e9, line=math.inf, product=4.52e9, pairs=5.24e9, call=19.9e-9, task=3.9e-6, stage=25e-6,
+    scattered=37.3e9, far=8.99e9, streamed=math.inf, near_bytes=3 * 2**18, shared_bytes=2**23,
 )  # fmt: skip
 CPU = LONG_VECTORS if hold_lines() else SHORT_VECTORS
 
