@@ -10,7 +10,7 @@ import pytest
 from numba_fftconv.cpu import product
 
 ROWS, COLUMNS, BLOCKS, GROUPS, STEPS = 4, 6, 3, 2, product.DEPTH + 22
-PLACES = {  # row, bin, block, group of each spectrum; in powers of ten, which no other sum of them gives
+PLACES = {  # row, bin, block (of W: lane block of the contraction), group; no two places share a sum
     product.X_AT: (10**8, 10**7, 10**6, 10**5),
     product.Y_AT: (10**8, 10**7, 10**6, 10**5),
     product.W_AT: (10**7, 10**6, 7, 10**5),

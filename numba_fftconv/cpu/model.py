@@ -68,7 +68,8 @@ LONG_VECTORS = CpuRates(
     scattered=150e9, far=16e9, streamed=72e9, near_bytes=3 * 2**19, shared_bytes=3 * 2**23,
 )  # fmt: skip
 # AMD EPYC (Zen 3, AVX2, 512 KB a core, 32 MB shared with other machines), 2026-11-29: 3,614 timings, error 26 %, 2.5 %
-# slower. Products ask for spectra in time and never wait for them.
+# slower (2.2 % with near_bytes of 1.5 MB, which leave out what the scratch of T = 128 costs; no length beyond 64 was
+# timed). Products ask for spectra in time and never wait for them.
 SHORT_VECTORS = CpuRates(
     transform=2.13e9, line=math.inf, product=4.52e9, pairs=5.24e9, call=19.9e-9, task=3.9e-6, stage=25e-6,
     scattered=37.3e9, far=8.99e9, streamed=math.inf, near_bytes=3 * 2**18, shared_bytes=2**23,
