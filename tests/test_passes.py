@@ -51,9 +51,19 @@ def check(problem: Problem, layouts: tuple[str, str, str], record: Recorder) -> 
     check_layer(problem, problem.plan(), layouts, record, f"{problem.dtype}, drawn")
 
 
-@settings(max_examples=80)
-@given(problem=problems(), layouts=st.tuples(*3 * [st.just("contiguous") | st.sampled_from(LAYOUTS)]))
+EACH_LAYOUT = st.tuples(*3 * [st.just("contiguous") | st.sampled_from(LAYOUTS)])
+
+
+@settings(max_examples=45)
+@given(problem=problems(), layouts=EACH_LAYOUT)
 def test_drawn_layers(problem: Problem, layouts: tuple[str, str, str], record_worst: Recorder) -> None:
+    check(problem, layouts, record_worst)
+
+
+@pytest.mark.slow
+@settings(max_examples=300)
+@given(problem=problems(), layouts=EACH_LAYOUT)
+def test_many_drawn_layers(problem: Problem, layouts: tuple[str, str, str], record_worst: Recorder) -> None:
     check(problem, layouts, record_worst)
 
 
@@ -110,7 +120,7 @@ def test_out_of_any_layout(name: str, layout: str) -> None:
     assert np.count_nonzero(~np.isnan(held)) == out.size
 
 
-@settings(max_examples=40)
+@settings(max_examples=20)
 @given(problem=problems(dtypes=("float32",)))
 def test_images_of_very_different_size(problem: Problem) -> None:
     """An image is as exact as the largest that travels with it allows: a small one beside a large one shares its
