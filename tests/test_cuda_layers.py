@@ -135,7 +135,7 @@ def test_bias_of_any_stride(gpu: Gpu) -> None:
         assert_same(fetched(plan.forward(x, w, gpu.lying(lying))), want, f"strides {lying.strides}")
 
 
-@pytest.mark.parametrize("problem", [SEGMENTS, DEPTHWISE], **titled)
+@pytest.mark.parametrize("problem", [pytest.param(SEGMENTS, marks=pytest.mark.slow), DEPTHWISE], **titled)
 def test_spectral_weight(problem: Problem, gpu: Gpu) -> None:
     """Transformed once, used in both passes that read the weight."""
     plan, a, want = plan_of(problem), on_gpu(gpu, problem.arrays()), passes(gpu, problem)
@@ -163,7 +163,7 @@ def test_backward(problem: Problem, transforms: int, gpu: Gpu) -> None:
     assert (np.abs(fetched(db) - exact) <= 4 * np.finfo(np.float32).eps * size).all()
 
 
-@pytest.mark.parametrize("problem", [SEGMENTS, DEPTHWISE], **titled)
+@pytest.mark.parametrize("problem", [SEGMENTS, pytest.param(DEPTHWISE, marks=pytest.mark.slow)], **titled)
 def test_chunks(problem: Problem, gpu: Gpu) -> None:
     """Half of the windows at a time give the same bits."""
     plan, a, want = plan_of(problem), on_gpu(gpu, problem.arrays()), passes(gpu, problem)

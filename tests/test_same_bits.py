@@ -226,7 +226,7 @@ def test_chunks_of_drawn_layers(problem: Problem, part: float) -> None:
         assert_same(call(plan, problem.arrays(), name), want[name], f"{name} in {plan.workspace_size} bytes")
 
 
-@pytest.mark.parametrize("threads", [1, 3, 8, 16])
+@pytest.mark.parametrize("threads", [1, 3, 8, pytest.param(16, marks=pytest.mark.slow)])
 def test_any_number_of_threads(threads: int) -> None:
     """In a process of its own, because Numba reads the number once; more threads than cores included."""
     here = os.path.dirname(__file__)
