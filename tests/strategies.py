@@ -4,7 +4,7 @@ A Problem is plain data: its repr in a failure message makes the same arrays aga
 
     Problem(N=2, C=3, H=9, W=8, K=4, R=3, S=2, stride=(2, 1), padding="valid", seed=7, fft_size=8)
 """
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -212,6 +212,11 @@ def relaid(a: np.ndarray, layout: str) -> np.ndarray:
 
 
 LAYOUTS = ("contiguous", "gaps", "reversed", "transposed", "channels last", "unaligned", "read only")
+
+
+def each_layout(layouts: Sequence[str] = LAYOUTS) -> st.SearchStrategy[tuple[str, str, str]]:
+    """Of three operands, each contiguous at least half of the time."""
+    return st.tuples(*3 * [st.just("contiguous") | st.sampled_from(layouts)])
 
 
 @st.composite

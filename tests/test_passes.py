@@ -2,7 +2,6 @@
 import numpy as np
 import pytest
 from hypothesis import given, settings
-from hypothesis import strategies as st
 from strategies import (
     LAYOUTS,
     PASSES,
@@ -12,6 +11,7 @@ from strategies import (
     call,
     check_layer,
     companions,
+    each_layout,
     poisoned,
     problems,
     relaid,
@@ -51,18 +51,15 @@ def check(problem: Problem, layouts: tuple[str, str, str], record: Recorder) -> 
     check_layer(problem, problem.plan(), layouts, record, f"{problem.dtype}, drawn")
 
 
-EACH_LAYOUT = st.tuples(*3 * [st.just("contiguous") | st.sampled_from(LAYOUTS)])
-
-
 @settings(max_examples=45)
-@given(problem=problems(), layouts=EACH_LAYOUT)
+@given(problem=problems(), layouts=each_layout())
 def test_drawn_layers(problem: Problem, layouts: tuple[str, str, str], record_worst: Recorder) -> None:
     check(problem, layouts, record_worst)
 
 
 @pytest.mark.slow
 @settings(max_examples=300)
-@given(problem=problems(), layouts=EACH_LAYOUT)
+@given(problem=problems(), layouts=each_layout())
 def test_many_drawn_layers(problem: Problem, layouts: tuple[str, str, str], record_worst: Recorder) -> None:
     check(problem, layouts, record_worst)
 
