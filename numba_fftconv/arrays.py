@@ -196,18 +196,22 @@ def like(result: np.ndarray | None, model: Any) -> Any:
     return result if from_dlpack is None else from_dlpack(result)
 
 
-def scratch(workspace: Any, nbytes: int, others: Mapping[str, Any], alignment: int = ALIGNMENT) -> np.ndarray:
-    """The caller's workspace as bytes from a boundary on; `nbytes` counts what that may cost."""
-    array = view(workspace, "workspace")
-    check_devices({**others, "workspace": array})
-    refuse_overlap(array, "workspace", others)
+def scratch(
+    workspace: Any, nbytes: int, others: Mapping[str, Any], alignment: int = ALIGNMENT,
+    name: str = "workspace", needed: str = "workspace_size",
+) -> np.ndarray:  # fmt: skip
+    """The caller's workspace as bytes from a boundary on; `nbytes`, which the plan calls `needed`, counts what that may
+    cost."""
+    array = view(workspace, name)
+    check_devices({**others, name: array})
+    refuse_overlap(array, name, others)
     if array.dtype.hasobject:
-        raise InvalidTypeError(f"workspace has dtype {array.dtype}: it must hold plain numbers, such as uint8")
+        raise InvalidTypeError(f"{name} has dtype {array.dtype}: it must hold plain numbers, such as uint8")
     if not (array.flags.writeable and array.flags.forc):
-        said = f"{_said(array, 'workspace')} is read-only or not contiguous"
+        said = f"{_said(array, name)} is read-only or not contiguous"
         raise InvalidOptionError(f"{said}: pass a new one, such as numpy.empty({nbytes}, 'uint8')")
     if array.nbytes < nbytes:
-        raise WorkspaceError(f"workspace has {array.nbytes} bytes: this plan needs {nbytes}, its workspace_size")
+        raise WorkspaceError(f"{name} has {array.nbytes} bytes: this plan needs {nbytes}, its {needed}")
     return from_boundary(array.reshape(-1, order="A").view(np.uint8), alignment)
 
 

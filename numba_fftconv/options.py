@@ -22,6 +22,8 @@ LARGEST = 2**40  # of every number of samples that a caller gives: positions the
 MAX_FFT = 256
 PRECISIONS = {"float32": ("fp32", "tf32x3", "bf16x3", "tf32"), "float64": ("fp64",)}  # by the dtype of arithmetic
 
+SAVES = {"none": (), "input": ("input",), "weight": ("weight",), "all": ("input", "weight")}
+
 INPUT_FORM, WEIGHT_FORM = "(N, C, H, W) or (C, H, W)", "(K, C/groups, R, S)"
 PAIR_FORM = "an int or a pair (rows, columns)"
 PADDING_FORM = "an int, (rows, columns), ((top, bottom), (left, right)), 'valid' or 'same'"
@@ -173,6 +175,18 @@ def fft_size(value: Any, least: Size, held: str = "this kernel") -> Size:
 def workspace_limit(value: Any) -> int:
     """Bytes."""
     return integer(value, "workspace_limit", value, "a positive int, in bytes, or None", 1, math.inf)
+
+
+def save(value: Any) -> tuple[str, ...]:
+    """Which spectra of a forward pass may be kept for its gradients."""
+    if not isinstance(value, str) or value not in SAVES:
+        raise InvalidOptionError(f"save is {value!r}: it must be one of {', '.join(SAVES)}")
+    return SAVES[value]
+
+
+def save_limit(value: Any) -> float:
+    """Bytes; None is any number."""
+    return math.inf if value is None else integer(value, "save_limit", value, "an int, in bytes, or None", 0, math.inf)
 
 
 def path(value: Any, name: str) -> Path:

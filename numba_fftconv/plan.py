@@ -19,14 +19,14 @@ from . import arrays, autotune, dtypes, options, passes, tuning
 from .cpu import call as cpu_call
 from .cpu import threads
 from .cuda.kernels import MODELS, Kernels
-from .errors import InvalidTypeError, PlanMismatchError, UnsupportedError, WorkspaceError
+from .errors import InvalidOptionError, InvalidTypeError, PlanMismatchError, UnsupportedError, WorkspaceError
 from .explain import explain
 from .geometry import ConvGeometry, PlaneMap, of_layer
 from .integers import Size
 from .passes import FORWARD, INPUT_GRAD, PASSES, WEIGHT_GRAD, Pass
-from .spectral import SpectralWeight
+from .spectral import Spectral, SpectralInput, SpectralWeight
 
-Operands = Mapping[str, np.ndarray | SpectralWeight]  # by the caller's names, each of the shape and dtype of the plan
+Operands = Mapping[str, np.ndarray | Spectral]  # by the caller's names, each of the shape and dtype of the plan
 
 
 @dataclass(frozen=True)
@@ -130,6 +130,46 @@ class ConvPlan:
         """Bytes that `workspace` must have for any pass."""
         return self.choice.workspace
 
+    @property
+    def spectrum_size(self) -> dict[str, int]:
+        """By operand, bytes that the `out` of `transform_input` and `transform_weight` must have."""
+        choice, threads, device = self.choice, self.threads, self.device
+        return {name: tuning.spectrum_bytes(choice, name, threads, device) for name in FORWARD.operands}
+
+    @property
+    def shares_dy(self) -> bool:
+        """Whether `backward` transforms dy once for both gradients."""
+        return tuning.shares_dy(self.choice, self.maps["y"] == self.maps["dy_halo"], self.device)
+
+    def kept(self, save: str, save_limit: int | None = None) -> tuple[str, ...]:
+        """Say which spectra of a forward pass its gradients should find kept: "input", "weight", both or none.
+
+        Parameters
+        ----------
+        save : what may be kept: 'none', 'input', 'weight' or 'all'. What would not save time is not: on a CPU that is a
+            spectrum which fits into one core's cache, or which the gradient takes in another form.
+        save_limit : bytes that the spectra may take, or None; first comes what saves most for its size.
+
+        Returns
+        -------
+        tuple of str
+
+        Raises
+        ------
+        InvalidOptionError
+
+        Examples
+        --------
+        >>> from numba_fftconv import plan_conv2d
+        >>> plan = plan_conv2d((2, 3, 32, 32), (4, 3, 9, 9), device="sm_90")
+        >>> plan.kept("all"), plan.kept("all", save_limit=100_000)
+        (('input', 'weight'), ('weight',))
+
+        Source: Mathieu, Henaff, LeCun, arXiv 1312.5851, section 3.
+        """
+        allowed, limit = options.save(save), options.save_limit(save_limit)
+        return tuning.kept(self.choice, allowed, limit, self.threads, self.device) if allowed else ()
+
     def explain(self) -> str:
         """Say how the passes run: segments, stages with flops, bytes and predicted time, and which sizes were rejected.
 
@@ -201,8 +241,32 @@ class ConvPlan:
         dx, dw, db = self.run_backward(read, output_mask, stream, workspace)
         return arrays.like(dx, dy), arrays.like(dw, dy), arrays.like(db, dy)
 
-    def transform_weight(self, w: Any) -> SpectralWeight:
+    def transform_input(self, x: Any, *, out: Any = None, stream: Any = None) -> SpectralInput:
+        """Transform an input once, for forward, weight_grad and backward; `out` is as in `transform_weight`.
+
+        Examples
+        --------
+        A training step that transforms each array once, if the engine shares them all (`kept`, `shares_dy`):
+
+        >>> import numpy as np
+        >>> from numba_fftconv import plan_conv2d
+        >>> plan = plan_conv2d((1, 1, 8, 8), (1, 1, 3, 3))
+        >>> x, w = np.ones((1, 1, 8, 8), np.float32), np.ones((1, 1, 3, 3), np.float32)
+        >>> X, W = plan.transform_input(x), plan.transform_weight(w)
+        >>> y = plan.forward(X, W)
+        >>> dx, dw, db = plan.backward(y, X, W)
+        >>> np.array_equal(y, plan.forward(x, w)), np.array_equal(dw, plan.weight_grad(x, y))
+        (True, True)
+        """
+        if isinstance(x, SpectralInput):
+            raise InvalidTypeError("input is a SpectralInput: it is transformed already, pass the array or use it")
+        planes, spectrum = self._transformed("input", x, out, stream)
+        return SpectralInput(spectrum, self.dtype, self.fft_size, self.device, self.geometry, x, planes)
+
+    def transform_weight(self, w: Any, *, out: Any = None, stream: Any = None) -> SpectralWeight:
         """Transform a weight once, for any number of calls of forward and input_grad.
+
+        `out`, where it is given, is a contiguous array of `spectrum_size["weight"]` bytes that the spectrum lies in.
 
         Examples
         --------
@@ -215,10 +279,33 @@ class ConvPlan:
         """
         if isinstance(w, SpectralWeight):
             raise InvalidTypeError("weight is a SpectralWeight: it is transformed already, pass the array or use it")
-        read = self._read({"weight": w})
-        spectrum = self._call(read, None).transform_weight(read["weight"])
-        g = self.geometry
-        return SpectralWeight(spectrum, g.weight_shape, self.dtype, self.fft_size, g.dilation, g.groups, self.device)
+        return self._weight_of(self._transformed("weight", w, out, stream)[1])
+
+    def read_spectrum(self, name: str, spectrum: Any, planes: Any = None) -> Spectral:
+        """Take the `out` of an earlier `transform_input` or `transform_weight` for what that call returned.
+
+        `name` is 'input' or 'weight'; with an input come its planes. What lies in the array is not checked.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from numba_fftconv import plan_conv2d
+        >>> plan = plan_conv2d((1, 1, 8, 8), (1, 1, 3, 3))
+        >>> x, w = np.ones((1, 1, 8, 8), np.float32), np.ones((1, 1, 3, 3), np.float32)
+        >>> space = np.empty(plan.spectrum_size["weight"], "uint8")
+        >>> y = plan.forward(x, plan.transform_weight(w, out=space))
+        >>> np.array_equal(y, plan.forward(x, plan.read_spectrum("weight", space)))
+        True
+        """
+        if name not in FORWARD.operands:
+            raise InvalidOptionError(f"name is {name!r}: it must be one of {', '.join(FORWARD.operands)}")
+        array = arrays.view(spectrum, "spectrum")
+        call, size = self._call({"spectrum": array}, None), self.spectrum_size[name]
+        space = arrays.scratch(spectrum, size, {}, call.alignment, "spectrum", f'spectrum_size["{name}"]')
+        if name == "weight":
+            return self._weight_of(call.spectrum(name, space))
+        made = call.spectrum(name, space), self.dtype, self.fft_size, self.device, self.geometry, planes
+        return SpectralInput(*made, self._fitting(planes, "input"))
 
     def profile(self, pass_name: str, first: Any, second: Any) -> dict[str, float]:
         """Run a pass once and time its stages: seconds by stage, those of all threads divided by their number.
@@ -287,6 +374,25 @@ class ConvPlan:
             autotune.store(path, device.name, autotune.key(self.geometry, self.dtype, self.precision), winner, seconds)
         return planned(*winner)
 
+    def _transformed(self, name: str, planes: Any, out: Any, stream: Any) -> tuple[np.ndarray, np.ndarray]:
+        """An input or a weight as it is read, and its spectrum."""
+        read = self._read({name: planes})
+        array, size = read[name], self.spectrum_size[name]
+        assert isinstance(array, np.ndarray)
+        call = self._call(read, stream)
+        if out is not None:
+            space = arrays.scratch(out, size, read, call.alignment, "out", f'spectrum_size["{name}"]')
+        else:
+            try:
+                space = arrays.from_boundary(call.empty((size,), "uint8"), call.alignment)
+            except (MemoryError, ValueError) as error:  # more than there is, or than NumPy counts
+                raise arrays.no_memory(f"the spectrum of this {name}", size) from error
+        return array, call.transform(name, array, space)
+
+    def _weight_of(self, spectrum: np.ndarray) -> SpectralWeight:
+        g = self.geometry
+        return SpectralWeight(spectrum, self.dtype, self.fft_size, self.device, g.weight_shape, g.dilation, g.groups)
+
     # ---- running: what the doors call too ----------------------------------------------------------------------------
 
     def _again_or_run(self, row: Pass, given: dict[str, Any], out: Any, stream: Any, workspace: Any) -> Any:
@@ -299,7 +405,10 @@ class ConvPlan:
         if given.get("bias") is not None:
             read["bias"] = arrays.fitting(given["bias"], "bias", (self.geometry.K,), self.dtype)
         result = self.run(row, read, out, stream, workspace, given)
-        return arrays.like(result, next(iter(given.values()))) if out is None else out
+        if out is not None:
+            return out
+        first = next(iter(given.values()))
+        return arrays.like(result, first.owner if isinstance(first, SpectralInput) else first)
 
     def run(
         self, row: Pass, read: Operands, out: Any, stream: Any, workspace: Any, given: dict[str, Any] | None = None
@@ -346,10 +455,10 @@ class ConvPlan:
 
         return cuda_call.Call(self, read, stream)
 
-    def _read(self, given: Mapping[str, Any]) -> dict[str, np.ndarray | SpectralWeight]:
+    def _read(self, given: Mapping[str, Any]) -> dict[str, np.ndarray | Spectral]:
         """Operands in the caller's words, each as the plan was made for it."""
         read = {
-            name: value if name == "weight" and isinstance(value, SpectralWeight) else self._fitting(value, name)
+            name: value if isinstance(value, Spectral) and value.name == name else self._fitting(value, name)
             for name, value in given.items()
         }
         arrays.check_devices(read)
@@ -365,12 +474,16 @@ class ConvPlan:
         return array
 
     def _memory(self, read: Operands) -> dict[str, np.ndarray]:
-        """What the operands lie in; a SpectralWeight must be of this plan's transform lengths and weight."""
+        """What the operands lie in; a spectrum must be of this plan's transform lengths and weight or layer."""
         memory, g = {}, self.geometry
         for name, value in read.items():
-            if isinstance(value, SpectralWeight):
-                made = {"weight_shape": g.weight_shape, "dilation": g.dilation, "groups": g.groups}
+            if isinstance(value, Spectral):
+                made: dict[str, Any] = {"geometry": g}
+                if name == "weight":
+                    made = {"weight_shape": g.weight_shape, "dilation": g.dilation, "groups": g.groups}
                 value.require("the plan", dtype=self.dtype, fft_size=self.fft_size, device=self.device, **made)
+                if isinstance(value, SpectralInput):
+                    memory["planes of the input"] = value.planes
                 value = value.array
             memory[name] = value
         return memory

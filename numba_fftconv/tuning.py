@@ -18,6 +18,7 @@ from . import dtypes, gpus
 from .cpu.butterfly import flops
 from .cpu.fft2d import quarters
 from .cpu.model import Cost, CpuModel, direct_rate
+from .cpu import schedule as cpu
 from .cpu.schedule import Work, schedules, workspace_bytes
 from .cuda import schedule as cuda
 from .cuda import tensor_tiles
@@ -137,6 +138,35 @@ class Choice(NamedTuple):
     @property
     def workspace(self) -> int:
         return max(choice.workspace for choice in self.passes)
+
+
+def shares_dy(choice: Choice, whole: bool, device: str) -> bool:
+    """Whether both gradients come from one spectrum of dy; `whole` where both cut it into the same segments."""
+    of_input, of_weight = choice.by_pass["input_grad"], choice.by_pass["weight_grad"]
+    engine = cpu if device == "cpu" else cuda
+    return engine.shares_gradients(of_weight.work, whole, (of_input.schedule, of_weight.schedule))
+
+
+def spectrum_bytes(choice: Choice, name: str, threads: int, device: str) -> int:
+    """Bytes of the spectrum of a whole input or weight, in an array of its own."""
+    work = choice.by_pass["forward"].work
+    return cpu.spectrum_bytes(work, name, threads) if device == "cpu" else cuda.spectrum_bytes(work, name)
+
+
+def kept(
+    choice: Choice, allowed: Collection[str], limit: float, threads: int, device: str
+) -> tuple[str, ...]:  # fmt: skip
+    """Which of the allowed spectra of a forward pass its gradients read, within a limit of bytes: those first that save
+    the most time for their size."""
+    engine, (forward, input_grad, weight_grad) = cpu if device == "cpu" else cuda, choice.passes
+    works, ways = ([getattr(each, what) for each in choice.passes] for what in ("work", "schedule"))
+    saved = {"input": weight_grad.costs[0].seconds, "weight": input_grad.costs[1].seconds}
+    size = {name: spectrum_bytes(choice, name, threads, device) for name in saved}
+    found: list[str] = []
+    for name in sorted(engine.worth_keeping(works, ways), key=lambda name: size[name] / saved[name]):
+        if name in allowed and sum(size[each] for each in found) + size[name] <= limit:
+            found.append(name)
+    return tuple(sorted(found))
 
 
 def cpu_work(geometry: ConvGeometry, itemsize: int, size: Size, row: Pass) -> Work:

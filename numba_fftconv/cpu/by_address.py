@@ -26,9 +26,9 @@ def transform_by(typing_context, address, lo, hi, space, scratch, planes, spectr
 
 
 @intrinsic
-def multiply_by(typing_context, address, lo, hi, space, filters, job):  # type: ignore[no-untyped-def]
+def multiply_by(typing_context, address, lo, hi, images, filters, space, job):  # type: ignore[no-untyped-def]
     index = types.intp
-    return types.void(types.int64, index, index, space, filters, job), call_by_address
+    return types.void(types.int64, index, index, images, filters, space, job), call_by_address
 
 
 @intrinsic

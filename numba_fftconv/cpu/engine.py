@@ -20,9 +20,9 @@ from ..dtypes import computed, name_of
 from ..integers import area
 from . import fft2d, planes, product, threads
 from .fft2d import buffer_size
-from .program import KERNELS, MULTIPLY, Program, program, weights_program
+from .program import FIRST, KERNELS, MULTIPLY, SECOND, Program, program, transform_program
 from .samples import REAL, SAMPLES
-from .schedule import Schedule, Work, regions
+from .schedule import Schedule, Work, regions, spectrum_of
 from .worker import NO_CLAIM, arguments, worker_kernel
 
 Kernel = Callable[..., Any]
@@ -106,7 +106,8 @@ class Run:
     workers: int
     kernels: tuple[Kernel, ...]
     space: np.ndarray
-    filters: np.ndarray  # spectra of weights: those in the workspace, or an array of their own
+    images: np.ndarray  # where spectra of the first operand lie: in the workspace, or in an array of their own
+    filters: np.ndarray  # the same of the second
     planes: tuple[np.ndarray, np.ndarray, np.ndarray]  # of both operands and the result
     bias: np.ndarray
     scale: Any
@@ -119,31 +120,35 @@ class Run:
         cls,
         work: Work,
         schedule: Schedule,
-        first: Operand,
+        first: Operand | np.ndarray,
         second: Operand | np.ndarray,
         result: Operand,
         space: np.ndarray,
         bias: np.ndarray | None = None,
     ) -> "Run":
-        """`second` is the weights, the spectrum of all weights, or for weight_grad the gradient of the output."""
-        images, at = (work.images, work.image_blocks), regions(work, schedule)
-        of_first = first.planes(*images, work.exchanged)
+        """An operand is planes, or the spectrum of all of them: images, and weights or in weight_grad images too."""
+        lanes, at = (work.images, work.image_blocks), regions(work, schedule)
         if work.sums_lanes:
             of_result = result.planes_of_pairs(work.pair_lines)
         else:
-            of_result = result.planes(*images, work.exchanged)
-        spectral = isinstance(second, np.ndarray)
-        if isinstance(second, np.ndarray):
-            filters, of_second = second, of_first  # which no step reads
-        else:
-            lanes = images if work.sums_lanes else (work.unit, work.unit_blocks)
-            filters, of_second = space, second.planes(*lanes, work.exchanged)
+            of_result = result.planes(*lanes, work.exchanged)
+
+        def read(operand: Operand | np.ndarray, lanes: tuple[int, int]) -> tuple[np.ndarray, np.ndarray, bool]:
+            """The memory of its spectrum, what a kernel knows of its planes, and whether it is a spectrum."""
+            if isinstance(operand, Operand):
+                return space, operand.planes(*lanes, work.exchanged), False
+            return operand, of_result, True  # planes that no step reads
+
+        images, of_first, first_given = read(first, lanes)
+        of_weights = lanes if work.sums_lanes else (work.unit, work.unit_blocks)
+        filters, of_second, second_given = read(second, of_weights)
         return cls(
-            program=program(work, schedule, spectral),
+            program=program(work, schedule, (first_given, second_given)),
             dtype=work.dtype,
             workers=schedule.workers,
             kernels=kernels(work),
             space=space,
+            images=images,
             filters=filters,
             planes=(of_first, of_second, of_result),
             bias=zeros(max(work.C, work.K), work.dtype) if bias is None else np.array(bias),
@@ -154,23 +159,25 @@ class Run:
         )
 
     @classmethod
-    def of_weights(cls, work: Work, weights: Operand, workers: int, space: np.ndarray) -> "Run":
-        """The transform of all weights into a spectrum at the beginning of `space`."""
-        of_weights = weights.planes(work.unit, work.unit_blocks)
-        kernel = fft2d.transform_kernel(work.dtype, work.size, True, work.extents[1])
+    def of_transform(cls, work: Work, name: str, planes: Operand, workers: int, space: np.ndarray) -> "Run":
+        """The transform of the whole input or weight of a forward pass, into a spectrum at the beginning of `space`."""
+        kernel = FIRST if name == "input" else SECOND
+        lanes = (work.images, work.image_blocks) if name == "input" else (work.unit, work.unit_blocks)
+        transform = fft2d.transform_kernel(work.dtype, work.size, kernel == SECOND, work.extents[kernel])
         return cls(
-            program=weights_program(work, workers),
+            program=transform_program(work, workers, name),
             dtype=work.dtype,
             workers=workers,
-            kernels=(kernel,) * KERNELS,
+            kernels=(transform,) * KERNELS,
             space=space,
+            images=space,
             filters=space,
-            planes=(of_weights,) * 3,
+            planes=(planes.planes(*lanes),) * 3,
             bias=zeros(1, work.dtype),
             scale=space.dtype.type(1),
-            own=work.all_weights().reals,
+            own=spectrum_of(work, name).reals,
             own_size=buffer_size(work.size, work.itemsize),
-            held=(weights,),
+            held=(planes,),
         )
 
     def __call__(self) -> None:
@@ -178,7 +185,7 @@ class Run:
         run, calls = worker_kernel(self.dtype), addresses(self.kernels)
         steps, tasks, stages, most_at_once = self.program
         state, claims = np.zeros(len(stages), np.int64), np.full(self.workers, NO_CLAIM)
-        arrays = self.space, self.filters, *self.planes, self.bias
+        arrays = self.space, self.images, self.filters, *self.planes, self.bias
         known = claims, steps, tasks, stages, state, *arrays, self.scale, calls
         bell = threads.bell()
 
@@ -212,18 +219,9 @@ class Run:
         call = self.kernels[kernel]
         start = time.perf_counter()
         if kernel == MULTIPLY:
-            call(lo, hi, self.space, self.filters, where)
+            call(lo, hi, self.images, self.filters, self.space, where)
         elif kernel < MULTIPLY:
             call(lo, hi, self.space, own, self.planes[kernel], where)
         else:
             call(lo, hi, self.space, own, self.planes[2], where, self.bias, self.scale)
         return kernel, time.perf_counter() - start
-
-
-def transform_weights(work: Work, weights: Operand, workers: int) -> np.ndarray:
-    """The spectrum of all weights, as an array of its own."""
-    size = work.all_weights().reals
-    space = threads.memory((size + workers * buffer_size(work.size, work.itemsize)) * work.itemsize)
-    space = space[: space.nbytes // 64 * 64].view(work.dtype)
-    Run.of_weights(work, weights, workers, space)()
-    return space[:size].copy()

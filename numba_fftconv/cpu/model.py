@@ -155,7 +155,7 @@ class CpuModel:
 
     def _staged(self) -> list[Cost]:
         work, schedule, rates, at = self.work, self.schedule, self.rates, regions(self.work, self.schedule)
-        held, result_held = at.result - at.first, at.workers - at.result
+        held, result_held = at.result, at.workers - at.result
         x, dy = work.image_blocks * work.C, work.image_blocks * work.K
         chunks, turns = ceil_div(work.image_blocks, schedule.chunk), ceil_div(work.pair_lines, schedule.pair_lines)
 

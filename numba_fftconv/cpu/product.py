@@ -68,7 +68,7 @@ def address(array, place):  # type: ignore[no-untyped-def]
 
 
 @njit(inline="always")
-def multiply_slab(job, steps, fresh, space, x, x_minus, y, y_minus, filters, w, asked):  # type: ignore[no-untyped-def]
+def multiply_slab(job, steps, fresh, images, x, x_minus, filters, w, space, y, y_minus, asked):  # type: ignore[no-untyped-def]
     """All outputs of a group at a pair of bins, some steps of their sums; a tile asks for lines from one of three
     addresses on."""
     across, step, leap = job[W_OUTPUT], job[W_STEP], job[W_BLOCK]
@@ -76,13 +76,13 @@ def multiply_slab(job, steps, fresh, space, x, x_minus, y, y_minus, filters, w, 
     pairs = whole + (job[COUNT] - whole) // 2 * 2
     for o in range(0, whole, OUTPUTS):
         ahead = asked[min(o // OUTPUTS, 2)]
-        multiply(OUTPUTS, o, steps, fresh, space, x, x_minus, y, y_minus, filters, w, across, step, leap, ahead)
+        multiply(OUTPUTS, o, steps, fresh, images, x, x_minus, filters, w, across, step, leap, space, y, y_minus, ahead)
     for o in range(whole, pairs, 2):
         ahead = asked[min(o // OUTPUTS, 2)]
-        multiply(2, o, steps, fresh, space, x, x_minus, y, y_minus, filters, w, across, step, leap, ahead)
+        multiply(2, o, steps, fresh, images, x, x_minus, filters, w, across, step, leap, space, y, y_minus, ahead)
     for o in range(pairs, job[COUNT]):
         ahead = asked[min(o // OUTPUTS, 2)]
-        multiply(1, o, steps, fresh, space, x, x_minus, y, y_minus, filters, w, across, step, leap, ahead)
+        multiply(1, o, steps, fresh, images, x, x_minus, filters, w, across, step, leap, space, y, y_minus, ahead)
 
 
 # ---- kernels ---------------------------------------------------------------------------------------------------------
@@ -90,12 +90,13 @@ def multiply_slab(job, steps, fresh, space, x, x_minus, y, y_minus, filters, w, 
 
 @cache
 def product_kernel(dtype: str) -> Callable[..., None]:
-    """product(lo, hi, space, filters, job): forward and input_grad, the bins of rows lo..hi and their opposites."""
+    """product(lo, hi, images, filters, space, job): forward and input_grad, the bins of rows lo..hi and their opposites;
+    X lies in images, W in filters, Y in space."""
     real = getattr(types, dtype)
     LINE = 2 * lanes(real.bitwidth // 8)
     LANES = LINE // 2
 
-    def kernel(lo, hi, space, filters, job):  # type: ignore[no-untyped-def]
+    def kernel(lo, hi, images, filters, space, job):  # type: ignore[no-untyped-def]
         rows, columns = job[ROWS], job[COLUMNS]
         for ky in range(lo, hi):
             for kx in range(columns // 2 + 1):
@@ -121,25 +122,25 @@ def product_kernel(dtype: str) -> Callable[..., None]:
                             xi, xm, wi = x + to_x + at_x, x_minus + to_x + at_x, w + at_w
                             # The first tile asks for lines of X[f] that come next, the second of X[-f], others of W.
                             asked = (
-                                address(space, next_x + at_x),
-                                address(space, next_minus + at_x),
+                                address(images, next_x + at_x),
+                                address(images, next_minus + at_x),
                                 address(filters, w_then + at_w),
                             )
-                            multiply_slab(job, steps, fresh, space, xi, xm, yi, ym, filters, wi, asked)
+                            multiply_slab(job, steps, fresh, images, xi, xm, filters, wi, space, yi, ym, asked)
 
     array = types.Array(real, 1, "C")
-    return compiled(f"product_{dtype}", types.void(types.intp, types.intp, array, array, INDICES), kernel)
+    return compiled(f"product_{dtype}", types.void(types.intp, types.intp, *[array] * 3, INDICES), kernel)
 
 
 @cache
 def weight_product_kernel(dtype: str) -> Callable[..., None]:
-    """weight_product(lo, hi, space, filters, job): weight_grad, the bins of rows lo..hi and their opposites; dY
-    lies in `space` too."""
+    """weight_product(lo, hi, images, filters, space, job): weight_grad, the bins of rows lo..hi and their opposites; X
+    lies in images, dY in filters, dW in space."""
     real = getattr(types, dtype)
     LINE = 2 * lanes(real.bitwidth // 8)
     LANES = LINE // 2
 
-    def kernel(lo, hi, space, filters, job):  # type: ignore[no-untyped-def]
+    def kernel(lo, hi, images, filters, space, job):  # type: ignore[no-untyped-def]
         rows, columns, lines = job[ROWS], job[COLUMNS], job[LINES]
         x_lines, d_lines = np.empty(lines * LINE, np.int64), np.empty(lines * LINE, np.int64)
         for i in range(lines * LINE):
@@ -162,9 +163,13 @@ def weight_product_kernel(dtype: str) -> Callable[..., None]:
                     for at in range(0, lines * LINE, LINE):
                         xs, ds, yl, yml = x_lines[at:], d_lines[at:], y + at, ym + at
                         if shared:
-                            correlate(1, fresh, space, x, xm, x_block, d, dm, d_block, steps, xs, ds, yl, yml)
+                            correlate(
+                                1, fresh, images, x, xm, x_block, filters, d, dm, d_block, steps, xs, ds, space, yl, yml
+                            )
                         else:
-                            correlate(0, fresh, space, x, xm, x_block, d, dm, d_block, steps, xs, ds, yl, yml)
+                            correlate(
+                                0, fresh, images, x, xm, x_block, filters, d, dm, d_block, steps, xs, ds, space, yl, yml
+                            )
 
     array = types.Array(real, 1, "C")
-    return compiled(f"weight_product_{dtype}", types.void(types.intp, types.intp, array, array, INDICES), kernel)
+    return compiled(f"weight_product_{dtype}", types.void(types.intp, types.intp, *[array] * 3, INDICES), kernel)

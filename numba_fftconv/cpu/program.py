@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ..integers import area, ceil_div
-from .schedule import Piece, Regions, Schedule, Spectrum, Work, regions
+from .schedule import Piece, Regions, Schedule, Spectrum, Work, regions, spectrum_of
 
 FIRST, SECOND, MULTIPLY, INVERSE = range(4)  # kernels: the transforms of either operand, the product, the inverse
 KERNELS = 4
@@ -22,6 +22,7 @@ KERNEL, LO, HI, ARGUMENTS = range(4)  # columns of a step
 CLAIMS = 4  # tasks for each worker in a stage of equal parts
 LEAST = 2048  # lines of a part that is worth a claim of its own
 
+Given = tuple[bool, bool]  # of the first and the second operand
 Step = tuple[int, ...]
 Task = list[Step]
 Job = tuple[int, Spectrum, int]  # a spectrum to be filled: by which kernel, and with planes from which lane block on
@@ -42,7 +43,8 @@ def private(offset: int) -> int:
 
 
 def assemble(stages: list[list[Task]]) -> Program:
-    """The table of some stages."""
+    """The table of some stages, of which those without tasks are left out."""
+    stages = [stage for stage in stages if stage]
     tasks = [task for stage in stages for task in stage]
     steps = [step for task in tasks for step in task]
     table = np.zeros((len(steps), max(map(len, steps))), np.int64)
@@ -53,39 +55,41 @@ def assemble(stages: list[list[Task]]) -> Program:
 
 
 @lru_cache(256)
-def weights_program(work: Work, workers: int) -> Program:
-    """The transform of all weights into a spectrum at 0."""
-    return assemble([transforms(work, workers, (SECOND, work.all_weights(), 0))])
+def transform_program(work: Work, workers: int, name: str) -> Program:
+    """The transform of the whole input or weight of a forward pass, into a spectrum at 0."""
+    kernel = FIRST if name == "input" else SECOND
+    return assemble([transforms(work, workers, (kernel, spectrum_of(work, name), 0))])
 
 
 @lru_cache(256)
-def program(work: Work, schedule: Schedule, is_spectral: bool) -> Program:
-    """A pass; `is_spectral` where the second operand is the spectrum of all weights, in an array of its own."""
+def program(work: Work, schedule: Schedule, given: Given) -> Program:
+    """A pass; `given` says which operands are spectra already, of all images or all weights, in arrays of their own."""
     at = regions(work, schedule)
     if work.sums_lanes:
-        return assemble(list(staged(work, schedule, at)))
+        return assemble(list(staged(work, schedule, at, given)))
     order = by_outputs if schedule.order == "by_outputs" else by_images
-    return assemble(list(order(work, schedule, at, *shared_weights(work, schedule, at, is_spectral))))
+    return assemble(list(order(work, schedule, at, given, *shared_weights(work, schedule, at, given))))
 
 
 # ---- orders of work --------------------------------------------------------------------------------------------------
 
 
 def by_outputs(
-    work: Work, schedule: Schedule, at: Regions, first_jobs: list[Job], shared: Spectrum | None
+    work: Work, schedule: Schedule, at: Regions, given: Given, first_jobs: list[Job], shared: Spectrum | None
 ) -> Iterator[list[Task]]:
     """All images of a chunk, and weights that tasks share; then by task a piece of the channels with all images, or
     where weights are shared one rectangle."""
     for first in range(0, work.image_blocks, schedule.chunk):
-        images = work.packed(at.first, min(schedule.chunk, work.image_blocks - first), work.inputs)
-        yield transforms(work, schedule.workers, (FIRST, images, first), *(first_jobs if first == 0 else []))
+        images, jobs = operand(work, FIRST, at.first, first, min(schedule.chunk, work.image_blocks - first), given)
+        yield transforms(work, schedule.workers, *jobs, *(first_jobs if first == 0 else []))
         stage = []
         for piece in all_pieces(work, schedule):
             task, weights = ([], shared.of(piece)) if shared is not None else piece_of_weights(work, at, piece)
             for start in range(0, images.blocks, schedule.piece):
-                begin = images.at + start * images.block_pitch + piece.first_input * work.line
                 blocks = range(first + start, first + min(start + schedule.piece, images.blocks))
-                task += rectangle(work, at, piece, images._replace(at=begin), weights, blocks)
+                some = images.some(start, len(blocks))
+                some = some._replace(at=some.at + piece.first_input * work.line)
+                task += rectangle(work, at, piece, some, weights, blocks)
                 if shared is not None:
                     stage.append(task)
                     task = []
@@ -95,32 +99,36 @@ def by_outputs(
 
 
 def by_images(
-    work: Work, schedule: Schedule, at: Regions, first_jobs: list[Job], weights: Spectrum | None
+    work: Work, schedule: Schedule, at: Regions, given: Given, first_jobs: list[Job], weights: Spectrum | None
 ) -> Iterator[list[Task]]:
     """All weights; then by task some lane blocks of images with all pieces of their channels."""
     assert weights is not None
-    if first_jobs:
-        yield transforms(work, schedule.workers, *first_jobs)
+    yield transforms(work, schedule.workers, *first_jobs)
     stage = []
     for start in range(0, work.image_blocks, schedule.piece):
         blocks = range(start, min(start + schedule.piece, work.image_blocks))
         for unit in range(work.units):
             pieces = list(work.pieces(unit, schedule.width))
             channels = pieces[0].groups * pieces[0].depth
-            images = work.packed(private(at.private_first), len(blocks), channels)
-            task = [transform(FIRST, images, 0, images.blocks * channels, blocks.start, pieces[0].first_input)]
+            if given[FIRST]:
+                images, task = work.all_images().some(start, len(blocks)), []
+                images = images._replace(at=images.at + pieces[0].first_input * work.line)
+            else:
+                images = work.packed(private(at.private_first), len(blocks), channels)
+                task = [transform(FIRST, images, 0, images.blocks * channels, start, pieces[0].first_input)]
             for piece in pieces:
                 task += rectangle(work, at, piece, images, weights.of(piece), blocks)
             stage.append(task)
     yield stage
 
 
-def staged(work: Work, schedule: Schedule, at: Regions) -> Iterator[list[Task]]:
+def staged(work: Work, schedule: Schedule, at: Regions, given: Given) -> Iterator[list[Task]]:
     """weight_grad: both operands of a chunk, their product by rows of bins, and after the last chunk the inverse."""
     for first in range(0, work.image_blocks, schedule.chunk):
         blocks = min(schedule.chunk, work.image_blocks - first)
-        x, dy = work.packed(at.first, blocks, work.C), work.packed(at.second, blocks, work.K)
-        yield transforms(work, schedule.workers, (FIRST, x, first), (SECOND, dy, first))
+        x, of_x = operand(work, FIRST, at.first, first, blocks, given)
+        dy, of_dy = operand(work, SECOND, at.second, first, blocks, given)
+        yield transforms(work, schedule.workers, *of_x, *of_dy)
         for line in range(0, work.pair_lines, schedule.pair_lines):
             sums = work.packed(at.result, min(schedule.pair_lines, work.pair_lines - line), 1)
             job = pair_job(work, x, dy, sums, line, fresh=first == 0)
@@ -150,6 +158,17 @@ def transforms(work: Work, workers: int, *jobs: Job) -> list[Task]:
     ]
 
 
+def operand(
+    work: Work, kernel: int, at: int, first: int, blocks: int, given: Given
+) -> tuple[Spectrum, list[Job]]:  # fmt: skip
+    """The spectrum of some lane blocks of images or of dY in weight_grad, and what fills it; nothing if it is given."""
+    channels = work.inputs if kernel == FIRST else work.K
+    if given[kernel]:
+        return work.packed(0, work.image_blocks, channels).some(first, blocks), []
+    spectrum = work.packed(at, blocks, channels)
+    return spectrum, [(kernel, spectrum, first)]
+
+
 def transform(
     kernel: int, spectrum: Spectrum, lo: int, hi: int, first_block: int = 0, first_channel: int = 0
 ) -> Step:
@@ -164,10 +183,10 @@ def all_pieces(work: Work, schedule: Schedule) -> Iterator[Piece]:
 
 
 def shared_weights(
-    work: Work, schedule: Schedule, at: Regions, is_spectral: bool
+    work: Work, schedule: Schedule, at: Regions, given: Given
 ) -> tuple[list[Job], Spectrum | None]:
     """What transforms the weights that all tasks share, and their spectrum; None where each task has its own."""
-    if is_spectral:
+    if given[SECOND]:
         return [], work.all_weights()
     if not schedule.share_weights:
         return [], None

@@ -17,7 +17,7 @@ lane blocks as are in memory at a time; the order of every sum is the same for a
 the bits.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from typing import NamedTuple
@@ -48,7 +48,10 @@ class Piece(NamedTuple):
 
 
 class Spectrum(NamedTuple):
-    """Where a spectrum lies, [ky][kx][block][channel][line] in reals; pitches are odd numbers of lines."""
+    """Where a spectrum lies, [ky][kx][block][channel][line] in reals; pitches are odd numbers of lines.
+
+    `held` is how many blocks lie at each bin where these are some of them.
+    """
 
     at: int
     size: Size
@@ -56,10 +59,11 @@ class Spectrum(NamedTuple):
     blocks: int
     channels: int
     line: int
+    held: int = 0
 
     @property
     def bin_pitch(self) -> int:
-        return (self.blocks * self.channels | 1) * self.line
+        return ((self.held or self.blocks) * self.channels | 1) * self.line
 
     @property
     def row_pitch(self) -> int:
@@ -72,6 +76,10 @@ class Spectrum(NamedTuple):
     @property
     def block_pitch(self) -> int:
         return self.channels * self.line
+
+    def some(self, first: int, blocks: int) -> "Spectrum":
+        """Some of the blocks."""
+        return self._replace(at=self.at + first * self.block_pitch, blocks=blocks, held=self.held or self.blocks)
 
     def of(self, piece: Piece) -> "Spectrum":
         """The spectrum of all weights, beginning with the first line of a piece."""
@@ -172,6 +180,10 @@ class Work:
     def packed(self, at: int, blocks: int, channels: int) -> Spectrum:
         return Spectrum(at, self.size, self.size[1], blocks, channels, self.line)
 
+    def all_images(self, at: int = 0) -> Spectrum:
+        """Of the first operand."""
+        return self.packed(at, self.image_blocks, self.inputs)
+
     def weights(self, at: int, blocks: int, channels: int) -> Spectrum:
         return Spectrum(at, self.size, self.size[1] // 2 + 1, blocks, channels, self.line)
 
@@ -248,7 +260,11 @@ class Regions(NamedTuple):
 
 @lru_cache(1024)
 def regions(work: Work, schedule: Schedule) -> Regions:
-    """The workspace of a pass: what is shared, then what each worker has for itself."""
+    """The workspace of a pass: what is shared, then what each worker has for itself.
+
+    It begins with the gradient of the output, where input_grad and weight_grad both transform all of it at once: the
+    second of them can find it there.
+    """
     shared, private = [0, 0, 0], [0, 0, 0]
     if work.sums_lanes:
         lines, chunk = work.pair_lines if schedule.chunk < work.image_blocks else schedule.pair_lines, schedule.chunk
@@ -270,8 +286,8 @@ def regions(work: Work, schedule: Schedule) -> Regions:
     inner = scratch + inner_first + inner_second + inner_result
     workers = first + second + result
     return Regions(
-        first=0,
-        second=first,
+        first=second if work.sums_lanes else 0,
+        second=0 if work.sums_lanes else first,
         result=first + second,
         workers=workers,
         private_first=scratch,
@@ -280,6 +296,36 @@ def regions(work: Work, schedule: Schedule) -> Regions:
         private=inner,
         end=workers + schedule.workers * inner,
     )
+
+
+def spectrum_of(work: Work, name: str) -> Spectrum:
+    """The spectrum of a whole input or weight, as an array of its own; `work` is a forward pass."""
+    return work.all_images() if name == "input" else work.all_weights()
+
+
+def spectrum_bytes(work: Work, name: str, workers: int) -> int:
+    """Bytes that `spectrum_of` takes, with scratch for the workers behind it and what alignment may cost."""
+    reals = spectrum_of(work, name).reals + workers * buffer_size(work.size, work.itemsize)
+    return reals * work.itemsize + ALIGNMENT
+
+
+def shares_gradients(weight_grad: Work, whole: bool, schedules: tuple[Schedule, Schedule]) -> bool:
+    """Whether weight_grad finds the spectrum of dY where input_grad has left it: at the beginning of the workspace."""
+    by_outputs = schedules[0].order == "by_outputs"
+    at_once = min(schedule.chunk for schedule in schedules) >= weight_grad.image_blocks
+    return whole and weight_grad.sums_lanes and by_outputs and at_once
+
+
+def worth_keeping(works: Sequence[Work], schedules: Sequence[Schedule]) -> tuple[str, ...]:
+    """Which spectra of a forward pass its gradients may read instead of making their own; of the passes in their order.
+
+    Only what the forward pass lays down for all threads anyway: a spectrum that stays in the cache of one core is made
+    anew in less time than memory takes to bring it back.
+    """
+    forward, input_grad, weight_grad = schedules
+    of_input = forward.order == "by_outputs" and forward.chunk >= works[0].image_blocks and works[2].sums_lanes
+    of_weight = forward.share_weights and input_grad.share_weights
+    return ("input",) * of_input + ("weight",) * of_weight
 
 
 def workspace_bytes(work: Work, schedule: Schedule) -> int:

@@ -91,9 +91,9 @@ class PairApart:
     def __init__(self, emit: Emitter) -> None:
         self.emit, self.held = emit, accumulators(emit, 2)
 
-    def add(self, sign: int, data: Any, x: Any, d: Any) -> None:
-        """conj d x where the sign is 1, its conjugate where it is -1."""
-        a, b = self.emit.load(data, x), self.emit.load(data, d)
+    def add(self, sign: int, x: tuple[Any, Any], d: tuple[Any, Any]) -> None:
+        """conj d x where the sign is 1, its conjugate where it is -1; of lines by their data and place."""
+        a, b = self.emit.load(*x), self.emit.load(*d)
         accumulate(self.emit, self.held[0], a * b)
         accumulate(self.emit, self.held[1], a * b.swapped(), sign)
 
@@ -108,9 +108,9 @@ class PairSums:
     def __init__(self, emit: Emitter) -> None:
         self.emit, self.held = emit, accumulators(emit, 2, emit.half)
 
-    def add(self, sign: int, data: Any, x: Any, d: Any) -> None:
-        """conj d x where the sign is 1, its conjugate where it is -1."""
-        (x_re, x_im), (d_re, d_im) = load_halves(self.emit, data, x), load_halves(self.emit, data, d)
+    def add(self, sign: int, x: tuple[Any, Any], d: tuple[Any, Any]) -> None:
+        """conj d x where the sign is 1, its conjugate where it is -1; of lines by their data and place."""
+        (x_re, x_im), (d_re, d_im) = load_halves(self.emit, *x), load_halves(self.emit, *d)
         re, im = self.held
         accumulate(self.emit, re, x_re * d_re)
         accumulate(self.emit, im, x_im * d_re, sign)
@@ -160,13 +160,13 @@ def put(emit: Emitter, fresh: Any, lines: list[Line], data: Any, places: list[An
 
 
 def sum_products(
-    emit: Emitter, outputs: int, z: tuple[Any, ...], w: tuple[Any, ...], span: Sequence[Any], ahead: Any
+    emit: Emitter, outputs: int, x: Sequence[Any], w: Sequence[Any], y: Sequence[Any], span: Sequence[Any], ahead: Any
 ) -> None:
-    """The loop of `multiply`: `z` is data and the places x, x_minus, y, y_minus in it, `w` the weights, where the first
+    """The loop of `multiply`: `x` and `y` are data and the places at f and -f in them, `w` the weights, where the first
     lies, and across, step, leap; `span` how many steps, and whether they are the first; each step asks for one of the
     lines at `ahead`."""
     steps, fresh = span
-    data, (x, x_minus, y, y_minus) = z[0], z[1:]
+    (images, *x_places), (data, *y_places) = x, y
     weights, first, across, step, leap = w
     builder, n, line = emit.builder, emit.lanes, emit.count
     sums = [(SumsApart if APART else Sums)(emit) for _ in range(outputs)]
@@ -175,16 +175,16 @@ def sum_products(
         at = builder.add(first, builder.add(builder.mul(block, leap), builder.mul(lane, step)))
         here = builder.mul(loop.index, emit.const(line))
         emit.prefetch(ahead, here, write=False)
-        add_step(emit, sums, data, [builder.add(base, here) for base in (x, x_minus)], (weights, at), across)
+        add_step(emit, sums, images, [builder.add(base, here) for base in x_places], (weights, at), across)
     lines, places = [], []
     for o, held in enumerate(sums):
         lines += held.lines()
-        places += [emit.offset(at, o * line) for at in (y, y_minus)]
+        places += [emit.offset(at, o * line) for at in y_places]
     put(emit, fresh, lines, data, places)
 
 
 @intrinsic(prefer_literal=True)
-def multiply(typing_context, outputs, first, steps, fresh, space, x, x_minus, y, y_minus, filters, w, across, step, leap, ahead):  # type: ignore[no-untyped-def]  # noqa: E501
+def multiply(typing_context, outputs, first, steps, fresh, images, x, x_minus, filters, w, across, step, leap, space, y, y_minus, ahead):  # type: ignore[no-untyped-def]  # noqa: E501
     """Adds `steps` products to `outputs` lines from number `first` on at y (times conj W) and at y_minus (times W);
     `fresh` starts at zero.
 
@@ -192,48 +192,50 @@ def multiply(typing_context, outputs, first, steps, fresh, space, x, x_minus, y,
     `ahead` on.
     """
     index = types.intp
-    signature = types.void(outputs, index, index, types.boolean, space, *[index] * 4, filters, *[index] * 5)
+    of_sums = outputs, index, index, types.boolean
+    signature = types.void(*of_sums, images, *[index] * 2, filters, *[index] * 4, space, *[index] * 3)
 
     def codegen(context: Any, builder: Any, signature: Signature, args: Any) -> Any:
         emit = Emitter(context, builder, space.dtype)
-        data, weights = emit.data(space, args[4]), emit.data(filters, args[9])
-        y_places = [emit.offset(at, args[1], emit.const(emit.count)) for at in args[7:9]]
-        first_weight = emit.offset(args[10], args[1], args[11])
-        ahead = builder.inttoptr(args[14], emit.scalar.as_pointer())
-        z, w = (data, *args[5:7], *y_places), (weights, first_weight, *args[11:14])
-        sum_products(emit, outputs.literal_value, z, w, args[2:4], ahead)
+        x = emit.data(images, args[4]), *args[5:7]
+        w = emit.data(filters, args[7]), emit.offset(args[8], args[1], args[9]), *args[9:12]
+        y = emit.data(space, args[12]), *[emit.offset(at, args[1], emit.const(emit.count)) for at in args[13:15]]
+        ahead = builder.inttoptr(args[15], emit.scalar.as_pointer())
+        sum_products(emit, outputs.literal_value, x, w, y, args[2:4], ahead)
         return context.get_dummy_value()
 
     return signature, codegen
 
 
-def sum_pairs(emit: Emitter, pairs: Sequence[Any], data: Any, spectra: Sequence[Any], steps: Any) -> list[Vector]:
+def sum_pairs(emit: Emitter, pairs: Sequence[Any], of_x: Sequence[Any], of_d: Sequence[Any], steps: Any) -> list[Vector]:
     """The loop of `correlate`: sums for some pairs of planes, whose lines lie at (x, d) from the beginning of a bin. Of
-    either spectrum that is at f, at -f, and how far from there to the next lane block."""
-    x_plus, x_minus, x_block, d_plus, d_minus, d_block = spectra
+    either spectrum its data, where that is at f, at -f, and how far from there to the next lane block."""
+    (images, x_plus, x_minus, x_block), (gradients, d_plus, d_minus, d_block) = of_x, of_d
     held = [(PairApart if APART else PairSums)(emit) for _ in pairs]
     with cgutils.for_range(emit.builder, steps) as loop:
         for sign, x_bin, d_bin in ((1, x_plus, d_plus), (-1, x_minus, d_minus)):
             x_here, d_here = emit.offset(x_bin, loop.index, x_block), emit.offset(d_bin, loop.index, d_block)
             for sums, (x, d) in zip(held, pairs, strict=True):
-                sums.add(sign, data, emit.builder.add(x_here, x), emit.builder.add(d_here, d))
+                sums.add(sign, (images, emit.builder.add(x_here, x)), (gradients, emit.builder.add(d_here, d)))
     return [sums.total() for sums in held]
 
 
 @intrinsic(prefer_literal=True)
-def correlate(typing_context, shared, fresh, space, x, x_minus, x_block, d, d_minus, d_block, steps, x_lines, d_lines, y, y_minus):  # type: ignore[no-untyped-def]  # noqa: E501
+def correlate(typing_context, shared, fresh, images, x, x_minus, x_block, filters, d, d_minus, d_block, steps, x_lines, d_lines, space, y, y_minus):  # type: ignore[no-untyped-def]  # noqa: E501
     """Adds H1 + i H2 to the line at y and conj H1 + i conj H2 to that at y_minus; `fresh` starts at zero.
 
     H1 and H2 are 2 L sums over `steps` lane blocks of conj D[f] X[f] + conj(conj D[-f] X[-f]), sum q for the planes at
     x_lines[q] and d_lines[q]; where `shared`, the L of either are of neighbours of x and of one d.
     """
     index = types.intp
-    signature = types.void(shared, types.boolean, space, *[index] * 7, x_lines, d_lines, index, index)
+    spectra = images, *[index] * 3, filters, *[index] * 3
+    signature = types.void(shared, types.boolean, *spectra, index, x_lines, d_lines, space, index, index)
 
     def codegen(context: Any, builder: Any, signature: Signature, args: Any) -> Any:
         emit = Emitter(context, builder, space.dtype)
-        n, line, data = emit.lanes, emit.count, emit.data(space, args[2])
-        x_ends, d_ends = emit.data(x_lines, args[10]), emit.data(d_lines, args[11])
+        n, line = emit.lanes, emit.count
+        of_x, of_d = (emit.data(images, args[2]), *args[3:6]), (emit.data(filters, args[6]), *args[7:10])
+        x_ends, d_ends = emit.data(x_lines, args[11]), emit.data(d_lines, args[12])
 
         def end(ends: Any, q: int) -> Any:
             return builder.load(builder.gep(ends, [emit.const(q)]))
@@ -247,12 +249,12 @@ def correlate(typing_context, shared, fresh, space, x, x_minus, x_block, d, d_mi
                 places = [(end(x_ends, q), end(d_ends, q)) for q in range(first, first + n)]
             both: list[Vector] = []
             for q in range(0, n, PAIRS):
-                both += sum_pairs(emit, places[q : q + PAIRS], data, args[3:9], args[9])
+                both += sum_pairs(emit, places[q : q + PAIRS], of_x, of_d, args[10])
             return Line(emit.sum_lanes(both))
 
         first, second = sums(0), sums(n)
         lines = [first + second * 1j, first.conj() + second.conj() * 1j]
-        put(emit, args[1], lines, data, [args[12], args[13]])
+        put(emit, args[1], lines, emit.data(space, args[13]), [args[14], args[15]])
         return context.get_dummy_value()
 
     return signature, codegen

@@ -85,13 +85,13 @@ def worker_kernel(dtype: str) -> Callable[..., bool]:
     or returns True where the stage of its claim must wait. Worker 0 begins with a ring of the bell: by then it has let
     go of Python's lock, which a helper that hears it needs. It is done when all others are, too.
 
-    The rest are what kernels get: the workspace, the filters of products, the planes of both
-    operands and the result, bias and scale of the inverse; the addresses of the kernels; and where the worker's own
+    The rest are what kernels get: the workspace, the images and filters of products, the planes of both operands and
+    the result, bias and scale of the inverse; the addresses of the kernels; and where the worker's own
     region begins.
     """
     real = getattr(types, dtype)
 
-    def kernel(worker, bell, claims, steps, tasks, stages, state, space, filters, first, second, result, bias, scale, calls, own):  # type: ignore[no-untyped-def]  # noqa: E501
+    def kernel(worker, bell, claims, steps, tasks, stages, state, space, images, filters, first, second, result, bias, scale, calls, own):  # type: ignore[no-untyped-def]  # noqa: E501
         count, last = len(tasks) - 1, len(stages) - 1
         where = np.empty(steps.shape[1] - ARGUMENTS, np.int64)
         stage = 0
@@ -121,7 +121,7 @@ def worker_kernel(dtype: str) -> Callable[..., bool]:
                     where[X_AT] = own_place(where[X_AT], own)
                     where[Y_AT] = own_place(where[Y_AT], own)
                     where[W_AT] = own_place(where[W_AT], own)
-                    multiply_by(call, lo, hi, space, filters, where)
+                    multiply_by(call, lo, hi, images, filters, space, where)
                     continue
                 where[AT] = own_place(where[AT], own)
                 if steps[i, KERNEL] == INVERSE:
@@ -133,7 +133,7 @@ def worker_kernel(dtype: str) -> Callable[..., bool]:
 
     array, table = types.Array(real, 1, "C"), types.Array(types.int64, 2, "C")
     signature = types.boolean(
-        types.intp, INDICES, INDICES, table, *[INDICES] * 3, array, array, *[INDICES] * 3, array, real,
+        types.intp, INDICES, INDICES, table, *[INDICES] * 3, *[array] * 3, *[INDICES] * 3, array, real,
         INDICES, types.intp,
     )  # fmt: skip
     return compiled(f"worker_{dtype}", signature, kernel)

@@ -4,10 +4,12 @@ import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from ..arrays import check_aligned
 from ..errors import UnsupportedError
-from ..passes import INPUT_GRAD, WEIGHT_GRAD, Pass
-from ..spectral import SpectralWeight
+from ..passes import FORWARD, Pass
+from ..spectral import Spectral, SpectralInput
 from . import arrays, driver, engine, schedule, sums
 from .arrays import DeviceArray
 from .driver import At
@@ -17,7 +19,7 @@ from .repeat import Repeats
 from .schedule import LINE_BYTES, Step
 from .toolchain import SIMULATED
 
-Operands = Mapping[str, Any]  # DeviceArrays by name, and a SpectralWeight for weight
+Operands = Mapping[str, Any]  # DeviceArrays and spectra by name
 Ready = tuple[Program, dict[str, Any]]  # and its arrays by name
 RESULTS = {"output": "output", "input": "dx", "weight": "dw"}  # what the engine calls the result of a pass
 
@@ -53,6 +55,14 @@ def launch(program: Program, named: Mapping[str, DeviceArray], stream: int) -> N
     arrays.end(foreign, stream)
 
 
+def _planes(value: Any) -> DeviceArray:
+    """An operand, or what stands for it: the input of a spectrum, or the spectrum of a weight."""
+    if isinstance(value, Spectral):
+        value = value.planes if isinstance(value, SpectralInput) else value.array
+    assert isinstance(value, DeviceArray)
+    return value
+
+
 class Call:
     """A plan, and the arrays of one call of it; the plan has checked them."""
 
@@ -60,7 +70,7 @@ class Call:
 
     def __init__(self, plan: Any, read: Operands, stream: Any) -> None:
         self.plan = plan
-        self.first = next(value for value in read.values() if isinstance(value, DeviceArray))
+        self.first = next(_planes(value) for value in read.values())
         self.device = device(self.first.index)
         self.stream = arrays.stream_of(stream, self.first)
         for name, value in read.items():
@@ -96,15 +106,13 @@ class Call:
         self, rows: Sequence[Pass], read: Operands, results: Mapping[str, DeviceArray], space: DeviceArray
     ) -> None:
         """Both from one spectrum of dy where one segment and one chunk hold it; else one after the other."""
-        of_input, of_weight = (self.plan.choice.by_pass[row.name] for row in (INPUT_GRAD, WEIGHT_GRAD))
-        whole = self.plan.maps["y"] == self.plan.maps["dy_halo"]
-        schedules = of_input.schedule, of_weight.schedule
-        if len(rows) < 2 or not schedule.shares_gradients(of_input.work, of_weight.work, whole, schedules):
+        if len(rows) < 2 or not self.plan.shares_dy:
             self._launch([ready for row in rows for ready in self._pass(row, read, results[row.result], space)])
             return
-        named, spectral, _ = self._named(read)
+        named, given, _ = self._named(read)
         named.update({RESULTS[name]: result for name, result in results.items()})
-        program = self._program("both", named, lambda: schedule.both_gradients(of_input.work, spectral))
+        work = self.plan.choice.by_pass["input_grad"].work
+        program = self._program("both", named, lambda: schedule.both_gradients(work, given))
         launch(program, {**named, "workspace": space}, self.stream)
 
     def bias_grad(self, dy: DeviceArray) -> DeviceArray:
@@ -113,18 +121,23 @@ class Call:
         launch(program, named, self.stream)
         return named["sums"]
 
-    def transform_weight(self, weight: DeviceArray) -> DeviceArray:
-        """The spectrum of a weight, as an array of its own."""
-        work = self.plan.choice.by_pass["forward"].work
-        named = {"weight": weight, "spectrum": self.empty((work.weight.nbytes // 8,), "complex64")}
-        nbytes = region_bytes(work.size, work.K * work.Cg)
+    def transform(self, name: str, planes: DeviceArray, space: DeviceArray) -> DeviceArray:
+        """The spectrum of an input or a weight, at the beginning of some bytes."""
+        of_operand = schedule.spectrum_of(self.plan.choice.by_pass["forward"].work, name)
+        named = {name: planes, "spectrum": self.spectrum(name, space)}
+        nbytes = region_bytes(of_operand.size, of_operand.rows * of_operand.columns)
         if nbytes:
             named["workspace"] = self.workspace(nbytes)
-        step = schedule.Transform(
-            "weight", "w", 0, work.weight._replace(array="spectrum"), Region("workspace", 0, nbytes)
-        )
-        launch(self._program("weight", named, lambda: [step]), named, self.stream)
+        maps = FORWARD.maps[FORWARD.operands.index(name)]
+        step = schedule.Transform(name, maps, 0, of_operand._replace(array="spectrum"), Region("workspace", 0, nbytes))
+        if of_operand.rows:
+            launch(self._program(f"transform {name}", named, lambda: [step]), named, self.stream)
         return named["spectrum"]
+
+    def spectrum(self, name: str, space: DeviceArray) -> DeviceArray:
+        """What of the bytes that `transform` has filled is the spectrum."""
+        nbytes = schedule.spectrum_of(self.plan.choice.by_pass["forward"].work, name).nbytes
+        return space[:nbytes].view(np.complex64)
 
     def profile(self, row: Pass, read: Operands, result: DeviceArray, space: DeviceArray) -> list[float]:
         """Seconds of each stage on the device, in a second run."""
@@ -138,24 +151,22 @@ class Call:
 
     def _pass(self, row: Pass, read: Operands, result: DeviceArray, space: DeviceArray) -> list[Ready]:
         """The programs of a pass in their order."""
-        choice, (named, spectral, before) = self.plan.choice.by_pass[row.name], self._named(read)
+        choice, (named, given, before) = self.plan.choice.by_pass[row.name], self._named(read)
         named[RESULTS[row.result]] = result
-        program = self._program(row.name, named, lambda: schedule.steps(choice.work, choice.schedule, spectral))
+        program = self._program(row.name, named, lambda: schedule.steps(choice.work, choice.schedule, given))
         named["workspace"] = space
         return [*before, (program, named)]
 
-    def _named(self, read: Operands) -> tuple[dict[str, Any], bool, list[Ready]]:
-        """The operands by name, whether the weight is a spectrum, and what makes a bias without gaps."""
-        named, weight, bias = dict(read), read.get("weight"), read.get("bias")
+    def _named(self, read: Operands) -> tuple[dict[str, Any], frozenset[str], list[Ready]]:
+        """The operands by name, which of them are spectra, and what makes a bias without gaps."""
+        given = {name: value for name, value in read.items() if isinstance(value, Spectral)}
+        named, bias = {**read, **{name: value.array for name, value in given.items()}}, read.get("bias")
         before: list[Ready] = []
-        spectral = isinstance(weight, SpectralWeight)
-        if isinstance(weight, SpectralWeight):
-            named["weight"] = weight.array
         if isinstance(bias, DeviceArray) and bias.strides != (bias.itemsize,):
             apart = Lie((1, bias.size, 1, 1), (0, bias.strides[0] // bias.itemsize, 0, 0), self.plan.dtype)
             before = [self._sums(bias, apart)]
             named["bias"] = before[0][1]["sums"]
-        return named, spectral, before
+        return named, frozenset(given), before
 
     def _sums(self, planes: DeviceArray, lie: Lie) -> Ready:
         """What makes the sum of each channel; of planes of one sample a copy."""

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 from numpy.lib.array_utils import byte_bounds
 
-from ..spectral import SpectralWeight
+from ..spectral import Spectral
 from . import arrays, driver
 from .arrays import DeviceArray
 from .engine import Program
@@ -45,7 +45,7 @@ def look(value: Any) -> Seen | None:
             flags = value.requires_grad, value.is_neg(), value.is_conj()
             described = value.dtype, tuple(value.shape), value.stride(), value.device.index, flags
             return Seen(described, value.data_ptr())
-        if isinstance(value, SpectralWeight):
+        if isinstance(value, Spectral):
             return _look_at_spectrum(value)
         described = value.__cuda_array_interface__
         if described["typestr"][1:] == "V2":  # bfloat16 or anything else of two bytes
@@ -59,12 +59,11 @@ def look(value: Any) -> Seen | None:
         return None
 
 
-def _look_at_spectrum(weight: SpectralWeight) -> Seen | None:
-    held = weight.array
+def _look_at_spectrum(spectrum: Spectral) -> Seen | None:
+    held = spectrum.array
     if not isinstance(held, DeviceArray):
         return None
-    made_for = weight.weight_shape, weight.dtype, weight.fft_size, weight.dilation, weight.groups
-    return Seen((*made_for, weight.device, held.shape, held.strides, held.producer), held.pointer)
+    return Seen((spectrum.made_for, held.shape, held.strides, held.producer), held.pointer)
 
 
 class Extent(NamedTuple):

@@ -18,7 +18,7 @@ Example: forward of 16 images, 64 to 64 channels, T = 32: X and Y have 16 rows o
 1024 or 4096 values and a spectrum 514 times that: 4.2 MB for X and Y, 16.8 MB for W.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -28,6 +28,8 @@ from ..integers import Size, bins, ceil_div, round_up
 from ..passes import PASSES
 from .middle import Region, region_bytes
 
+Given = Set[str]  # operands, of "input" and "weight"
+NOTHING: Given = frozenset()
 LINE = 16  # complex values: 128 bytes
 LINE_BYTES = 8 * LINE
 MOST_WINDOWS = 16 * GRID_LIMIT  # of a chunk: rows of a product in the smallest tiles
@@ -43,11 +45,12 @@ class Spectrum(NamedTuple):
     rows: int
     columns: int
     line: int = LINE  # complex values; a bin begins at a multiple of as many
+    held: int = 0  # rows of a bin, where these are some of them
 
     @property
     def pitch(self) -> int:
         """Complex values from a bin to the next."""
-        return round_up(self.rows * self.columns, self.line)
+        return round_up((self.held or self.rows) * self.columns, self.line)
 
     @property
     def nbytes(self) -> int:
@@ -60,6 +63,10 @@ class Spectrum(NamedTuple):
     def some(self, rows: int) -> "Spectrum":
         """A spectrum of fewer rows at the same place."""
         return self._replace(rows=rows)
+
+    def part(self, first: int, rows: int) -> "Spectrum":
+        """Some rows of this one."""
+        return self._replace(at=self.at + 8 * first * self.columns, rows=rows, held=self.rows)
 
 
 class Transform(NamedTuple):
@@ -137,6 +144,11 @@ class Work:
         """A whole weight, or its gradient, as an array of its own."""
         return Spectrum("weight", 0, self.size, self.K, self.Cg)
 
+    @property
+    def input(self) -> Spectrum:
+        """A whole input, as an array of its own."""
+        return Spectrum("input", 0, self.size, self.windows, self.C)
+
     def check(self) -> None:
         """Raise UnsupportedError where two windows, the weight or the groups are more than a kernel can count."""
         for what, planes in (("channels", self.C), ("filters", self.K), ("planes of the weight", self.K * self.Cg)):
@@ -173,6 +185,25 @@ def schedules(work: Work) -> Iterator[Schedule]:
         chunk = round_up(ceil_div(chunk, 2), granule)
 
 
+def spectrum_of(work: Work, name: str) -> Spectrum:
+    """The spectrum of a whole input or weight, as an array of its own; `work` is a forward pass."""
+    return work.input if name == "input" else work.weight
+
+
+def spectrum_bytes(work: Work, name: str) -> int:
+    """Bytes that it takes, with what its beginning may lose to alignment."""
+    return spectrum_of(work, name).nbytes + LINE_BYTES
+
+
+def worth_keeping(works: Sequence[Work], schedules: Sequence[Schedule]) -> tuple[str, ...]:
+    """Which spectra of a forward pass its gradients may read instead of making their own; of the passes in their order.
+
+    That of the input where it is made at once, and always that of the weight.
+    """
+    at_once = min(way.chunk for way in (schedules[0], schedules[2])) >= works[0].windows > 0
+    return ("input",) * at_once + ("weight",)
+
+
 def workspace_bytes(work: Work, schedule: Schedule) -> int:
     """Bytes of a workspace, with what its beginning may lose to alignment."""
     return _middle(work, schedule.chunk).end + LINE_BYTES
@@ -203,59 +234,68 @@ def _chunks(work: Work, schedule: Schedule) -> Iterator[tuple[int, int]]:
         yield first, min(schedule.chunk, work.windows - first)
 
 
-def steps(work: Work, schedule: Schedule, spectral: bool = False) -> Iterator[Step]:
-    """The steps of a pass in their order; where `spectral`, the weight is a spectrum already, the array 'weight'."""
-    yield from _through(_middle(work, schedule.chunk), _steps(work, schedule, spectral))
+def steps(work: Work, schedule: Schedule, given: Given = NOTHING) -> Iterator[Step]:
+    """The steps of a pass in their order; the operands that are `given` are spectra already, the arrays of that name."""
+    yield from _through(_middle(work, schedule.chunk), _steps(work, schedule, given))
 
 
-def _steps(work: Work, schedule: Schedule, spectral: bool) -> Iterator[Step]:
+def _steps(work: Work, schedule: Schedule, given: Given) -> Iterator[Step]:
     if work.pass_name == "weight_grad":
-        yield from _weight_grad(work, schedule)
+        yield from _weight_grad(work, schedule, given)
         return
     outputs, inputs, weight = _regions(work, schedule.chunk)
-    if spectral:
+    if "weight" in given:
         weight = work.weight
     elif work.windows:
         yield Transform("weight", "w", 0, weight)
     forward = work.pass_name == "forward"
     for first, windows in _chunks(work, schedule):
         x, y = inputs.some(windows), outputs.some(windows)
+        if forward and "input" in given:
+            x = work.input.part(first, windows)
+        else:
+            yield Transform("input", "x", first, x) if forward else Transform("grad_output", "dy_halo", first, y)
         a, result = (x, y) if forward else (y, x)
-        yield Transform("input", "x", first, x) if forward else Transform("grad_output", "dy_halo", first, y)
         yield Multiply(work.pass_name, a, weight, result, windows, *work.of_group, precision=work.precision)
         yield Inverse("output", "y", first, y) if forward else Inverse("dx", "dx", first, x)
 
 
-def _weight_grad(work: Work, schedule: Schedule) -> Iterator[Step]:
+def _weight_grad(work: Work, schedule: Schedule, given: Given) -> Iterator[Step]:
     """A sum over no windows is a product as well: it stores zeros."""
     outputs, inputs, weight = _regions(work, schedule.chunk)
     for first, windows in _chunks(work, schedule) if work.windows else [(0, 0)]:
         x, dy = inputs.some(windows), outputs.some(windows)
-        if windows:
+        if "input" in given:
+            x = work.input.part(first, windows)
+        elif windows:
             yield Transform("input", "x", first, x)
+        if windows:
             yield Transform("grad_output", "y", first, dy)
         yield Multiply("weight_grad", dy, x, weight, windows, *work.of_group, first > 0, work.precision)
     yield Inverse("dw", "w", 0, weight)
 
 
-def shares_gradients(input_grad: Work, weight_grad: Work, whole: bool, schedules: tuple[Schedule, Schedule]) -> bool:
+def shares_gradients(weight_grad: Work, whole: bool, schedules: tuple[Schedule, Schedule]) -> bool:
     """Whether both gradients may come from one spectrum of dy: one segment a plane, all windows at once."""
     return whole and 0 < weight_grad.windows <= min(schedule.chunk for schedule in schedules)
 
 
-def both_gradients(work: Work, spectral: bool = False) -> Iterator[Step]:
+def both_gradients(work: Work, given: Given = NOTHING) -> Iterator[Step]:
     """Both gradients from one spectrum of dy, in the workspace of one: x takes the place of dx, dw that of w."""
-    yield from _through(_middle(work, work.windows), _both_gradients(work, spectral))
+    yield from _through(_middle(work, work.windows), _both_gradients(work, given))
 
 
-def _both_gradients(work: Work, spectral: bool) -> Iterator[Step]:
+def _both_gradients(work: Work, given: Given) -> Iterator[Step]:
     dy, x, weight = _regions(work, work.windows)
-    given = work.weight if spectral else weight
-    if not spectral:
+    w = work.weight if "weight" in given else weight
+    if w is weight:
         yield Transform("weight", "w", 0, weight)
     yield Transform("grad_output", "y", 0, dy)
-    yield Multiply("input_grad", dy, given, x, work.windows, *work.of_group, precision=work.precision)
+    yield Multiply("input_grad", dy, w, x, work.windows, *work.of_group, precision=work.precision)
     yield Inverse("dx", "dx", 0, x)
-    yield Transform("input", "x", 0, x)
+    if "input" in given:
+        x = work.input
+    else:
+        yield Transform("input", "x", 0, x)
     yield Multiply("weight_grad", dy, x, weight, work.windows, *work.of_group, precision=work.precision)
     yield Inverse("dw", "w", 0, weight)
