@@ -20,7 +20,7 @@ from .errors import (
 )
 from .geometry import ConvGeometry
 from .plan import ConvPlan, clear_cache
-from .spectral import SpectralWeight
+from .spectral import SpectralInput, SpectralWeight
 from .stages import frequencies, inverse, multiply, transform
 
 __version__ = "0.1.0"
@@ -35,6 +35,7 @@ __all__ = [
     "InvalidShapeError",
     "InvalidTypeError",
     "PlanMismatchError",
+    "SpectralInput",
     "SpectralWeight",
     "UnsupportedError",
     "WorkspaceError",

@@ -134,7 +134,7 @@ class ConvPlan:
     def spectrum_size(self) -> dict[str, int]:
         """By operand, bytes that the `out` of `transform_input` and `transform_weight` must have."""
         choice, threads, device = self.choice, self.threads, self.device
-        return {name: tuning.spectrum_bytes(choice, name, threads, device) for name in FORWARD.operands}
+        return {name: tuning.operand_bytes(choice, name, threads, device) for name in FORWARD.operands}
 
     @property
     def shares_dy(self) -> bool:

@@ -15,10 +15,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from . import dtypes, gpus
+from .cpu import schedule as cpu
 from .cpu.butterfly import flops
 from .cpu.fft2d import quarters
 from .cpu.model import Cost, CpuModel, direct_rate
-from .cpu import schedule as cpu
 from .cpu.schedule import Work, schedules, workspace_bytes
 from .cuda import schedule as cuda
 from .cuda import tensor_tiles
@@ -147,7 +147,7 @@ def shares_dy(choice: Choice, whole: bool, device: str) -> bool:
     return engine.shares_gradients(of_weight.work, whole, (of_input.schedule, of_weight.schedule))
 
 
-def spectrum_bytes(choice: Choice, name: str, threads: int, device: str) -> int:
+def operand_bytes(choice: Choice, name: str, threads: int, device: str) -> int:
     """Bytes of the spectrum of a whole input or weight, in an array of its own."""
     work = choice.by_pass["forward"].work
     return cpu.spectrum_bytes(work, name, threads) if device == "cpu" else cuda.spectrum_bytes(work, name)
@@ -158,10 +158,10 @@ def kept(
 ) -> tuple[str, ...]:  # fmt: skip
     """Which of the allowed spectra of a forward pass its gradients read, within a limit of bytes: those first that save
     the most time for their size."""
-    engine, (forward, input_grad, weight_grad) = cpu if device == "cpu" else cuda, choice.passes
+    engine, of = cpu if device == "cpu" else cuda, choice.by_pass
     works, ways = ([getattr(each, what) for each in choice.passes] for what in ("work", "schedule"))
-    saved = {"input": weight_grad.costs[0].seconds, "weight": input_grad.costs[1].seconds}
-    size = {name: spectrum_bytes(choice, name, threads, device) for name in saved}
+    saved = {"input": of["weight_grad"].costs[0].seconds, "weight": of["input_grad"].costs[1].seconds}
+    size = {name: operand_bytes(choice, name, threads, device) for name in saved}
     found: list[str] = []
     for name in sorted(engine.worth_keeping(works, ways), key=lambda name: size[name] / saved[name]):
         if name in allowed and sum(size[each] for each in found) + size[name] <= limit:

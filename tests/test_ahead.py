@@ -31,12 +31,12 @@ def slabs(monkeypatch: pytest.MonkeyPatch, swapped: bool) -> list[list[list[Slab
         job[operand : operand + 5] = 0, *pitches
     job[[product.BLOCKS, product.GROUPS, product.STEPS, product.COUNT]] = BLOCKS, GROUPS, STEPS, 8
     job[[product.SWAPPED, product.ROWS, product.COLUMNS]] = swapped, ROWS, COLUMNS
-    space, filters = np.zeros(1, np.float32), np.zeros(1, np.float32)
+    images, filters, sums = (np.zeros(1, np.float32) for _ in range(3))
     found: list[Slab] = []
 
-    def keep(job: Any, steps: int, fresh: bool, space: Any, x: int, xm: int, *rest: Any) -> None:
-        _, _, filters, w, asked = rest  # after y and y_minus
-        read = product.address(space, x), product.address(space, xm), product.address(filters, w)
+    def keep(job: Any, steps: int, fresh: bool, images: Any, x: int, xm: int, filters: Any, w: int, *rest: Any) -> None:
+        asked = rest[-1]  # after space, y and y_minus
+        read = product.address(images, x), product.address(images, xm), product.address(filters, w)
         found.append(Slab(read, asked))
 
     def as_python(name: str, signature: Any, kernel: Callable[..., None]) -> Callable[..., None]:
@@ -48,7 +48,7 @@ def slabs(monkeypatch: pytest.MonkeyPatch, swapped: bool) -> list[list[list[Slab
     rows = []
     for ky in range(ROWS):
         found.clear()
-        kernel(ky, ky + 1, space, filters, job)
+        kernel(ky, ky + 1, images, filters, sums, job)
         rows.append([found[i :: GROUPS * 2] for i in range(GROUPS * 2)])
     return rows
 

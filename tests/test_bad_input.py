@@ -26,6 +26,7 @@ from numba_fftconv import (
     conv2d_weight_grad,
     plan_conv2d,
 )
+from numba_fftconv.cpu import call as cpu_call
 from numba_fftconv.cpu import threads
 
 BUILTINS = {
@@ -117,12 +118,23 @@ def method(name: str, *names: str) -> Callable[..., Any]:
     return door
 
 
+def keeping(name: str) -> Callable[..., Any]:
+    """transform_input or transform_weight, with an array to lay the spectrum in."""
+
+    def door(m: Memory, **changed: Any) -> Any:
+        return getattr(plan(m), name)(*m.named(*METHODS[name]).values(), **changed)
+
+    door.__name__ = f"plan.{name} into out"
+    return door
+
+
 METHODS = {
     "forward": ("input", "weight"),
     "input_grad": ("grad_output", "weight"),
     "weight_grad": ("input", "grad_output"),
     "backward": ("grad_output", "input", "weight"),
     "transform_weight": ("weight",),
+    "transform_input": ("input",),
 }
 PASSES = {forward: "grad_output", input_grad: "input", weight_grad: "weight"}
 RUNNING = (*PASSES, backward)
@@ -256,6 +268,7 @@ def planned(**options: Any) -> Made:
 
 
 BATCH_OF_3, NARROW = planned(input_shape=(3, 4, 9, 8)), planned(weight_shape=(6, 2, 3, 2))
+SEVEN = Made("array of 7 bytes", lambda m: m.poisoned(2).view(np.uint8)[:7])
 OBJECTS = Made("array of objects", lambda m: np.full(9**6, None))
 
 
@@ -289,6 +302,14 @@ def spectral(**options: Any) -> Made:
         return made.transform_weight(m.random(*made.geometry.weight_shape, dtype=made.dtype))
 
     return Made(f"SpectralWeight of {options}", make)
+
+
+def spectral_input(**options: Any) -> Made:
+    def make(m: Memory) -> Any:
+        made = plan(m, **options)
+        return made.transform_input(m.random(*made.geometry.input_shape, dtype=made.dtype))
+
+    return Made(f"SpectralInput of {options}", make)
 
 
 # ---- the table
@@ -394,7 +415,13 @@ TABLE: list[Row] = [
     *rows(RUNNING, OPTION, "read-only or not contiguous", plan=planned(), workspace=working(10**6, lambda a: a[::-1])),
     *rows(RUNNING, TYPE, "dtype object", "uint8", plan=planned(), workspace=OBJECTS),
     *rows([method("transform_weight", "weight")], TYPE, "SpectralWeight", "transformed already", weight=spectral()),
+    *rows([method("transform_input", "input")], TYPE, "SpectralInput", "already", input=spectral_input()),
     *rows([method("weight_grad", *METHODS["weight_grad"])], TYPE, "input is a", "SpectralWeight", input=spectral()),
+    *rows([method("forward", *METHODS["forward"])], TYPE, "weight is a", "SpectralInput", weight=spectral_input()),
+    *rows([forward], TYPE, "input is a numba_fftconv.spectral.SpectralInput", input=spectral_input()),
+    *rows([keeping("transform_input")], WorkspaceError, "out has 7 bytes", 'spectrum_size["input"]', out=SEVEN),
+    *rows([keeping("transform_weight")], WorkspaceError, "out has 7 bytes", 'spectrum_size["weight"]', out=SEVEN),
+    *rows([keeping("transform_input")], TYPE, "out is a int", out=7),
     *rows([forward], TYPE, "input is a numba_fftconv.spectral.SpectralWeight", input=spectral()),
     *rows(RUNNING, OPTION, "stream", "7", "CPU", stream=7),
 ]
@@ -477,6 +504,15 @@ for foreign, said in FOREIGN:
     TABLE += rows(TAKING_A_WEIGHT[:3], MISMATCH, "SpectralWeight", said.format("the plan"), **given, plan=planned())
     if "fft_size" not in foreign:
         TABLE += rows(TAKING_A_WEIGHT[:3], MISMATCH, "SpectralWeight", said.format("this call"), **given)
+FOREIGN_LAYERS: list[tuple[dict[str, Any], str]] = [
+    ({"fft_size": 20}, "fft_size (20, 20) where the plan has (16, 16)"),
+    ({"dtype": "float64"}, "dtype 'float64' where the plan has 'float32'"),
+    ({"padding": 1}, "pad_top=1"),
+]
+for foreign, said in FOREIGN_LAYERS:
+    taking = [method(name, *METHODS[name]) for name in ("forward", "weight_grad", "backward")]
+    given = {"input": spectral_input(**foreign)}
+    TABLE += rows(taking, MISMATCH, "input is a SpectralInput", said, "transform the input", **given)
 narrow = {"weight": spectral(weight_shape=(6, 2, 3, 2))}
 TABLE += rows(TAKING_A_WEIGHT[3:], MISMATCH, "weight_shape (6, 2, 3, 2) where the plan has (6, 2, 3, 3)", **narrow)
 TABLE += rows(TAKING_A_WEIGHT[:3], MISMATCH, "weight_shape is (6, 2, 3, 2) and the plan", **narrow, plan=planned())
@@ -546,13 +582,20 @@ def test_a_result_larger_than_the_memory() -> None:
         input_grad(Memory(), input_size=(2**40, 4, 9, 8), grad_output=dy, out=None)
 
 
-@pytest.mark.parametrize("door", [*RUNNING, method("transform_weight", "weight")])
-def test_a_workspace_larger_than_the_memory(door: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    def memory(nbytes: int) -> np.ndarray:
+TRANSFORMS = [method(f"transform_{name}", name) for name in ("input", "weight")]
+
+
+@pytest.mark.parametrize("door", [*RUNNING, *TRANSFORMS])
+def test_a_workspace_or_a_spectrum_larger_than_the_memory(
+    door: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def memory(*size: Any) -> np.ndarray:
         raise MemoryError
 
     m = Memory()
     monkeypatch.setattr(threads, "memory", memory)
+    if door in TRANSFORMS:
+        monkeypatch.setattr(cpu_call.Call, "empty", memory)
     with pytest.raises(WorkspaceError, match=r"takes .* bytes"):
         door(m)
     assert m.is_unchanged()

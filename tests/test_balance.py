@@ -43,7 +43,7 @@ def efficiency(work: Work, threads: int, rates: CpuRates) -> float:
         return sum(stage.seconds for stage in CpuModel(work, way, rates).costs())
 
     way = min(schedules(work, threads), key=predicted)
-    steps, tasks, stages, _ = program(work, way, False)
+    steps, tasks, stages, _ = program(work, way, (False, False))
     spent = whole = 0.0
     for begin, end in itertools.pairwise(stages):
         busy = np.zeros(threads)

@@ -149,6 +149,21 @@ def test_spectral_weight(problem: Problem, gpu: Gpu) -> None:
     assert gpu.launched.count("transform_kernel") == 2, "the weight was transformed again"
 
 
+@pytest.mark.parametrize("problem", [pytest.param(SEGMENTS, marks=pytest.mark.slow), WHOLE], **titled)
+def test_spectral_input(problem: Problem, gpu: Gpu) -> None:
+    """Transformed once, used in both passes that read the input; with the weight's, three transforms make a step."""
+    plan, a, want = plan_of(problem), on_gpu(gpu, problem.arrays()), passes(gpu, problem)
+    gpu.driver.log.clear()
+    x, w = plan.transform_input(a.x), plan.transform_weight(a.w)
+    assert x.device == w.device == "cuda:0"
+    assert_same(fetched(plan.forward(x, w)), want["forward"], "forward")
+    dx, dw, _ = plan.backward(a.dy, x, w)
+    assert_same(fetched(dx), want["input_grad"], "dx")
+    assert_same(fetched(dw), want["weight_grad"], "dw")
+    assert gpu.launched.count("transform_kernel") == 2 + (1 if plan.shares_dy else 2)
+    assert plan.shares_dy == (problem is WHOLE)
+
+
 @pytest.mark.parametrize(("problem", "transforms"), [(WHOLE, 3), (DEPTHWISE, 4)], ids=["one dy", "two of dy"])
 def test_backward(problem: Problem, transforms: int, gpu: Gpu) -> None:
     """The bits of the single calls, from one spectrum of dy where one segment holds a plane."""
@@ -173,6 +188,11 @@ def test_chunks(problem: Problem, gpu: Gpu) -> None:
         assert whole.chunk == work.windows > half.chunk
         chunked = choice._replace(schedule=half, workspace=workspace_bytes(work, half))
         changed = replace(plan, choice=plan.choice._replace(by_pass={**plan.choice.by_pass, name: chunked}))
+        x = plan.transform_input(a.x)
+        if name == "forward":
+            assert_same(fetched(changed.forward(x, a.w)), want[name], "forward of a SpectralInput")
+        elif name == "weight_grad":
+            assert_same(fetched(changed.weight_grad(x, a.dy)), want[name], "weight_grad of a SpectralInput")
         gpu.driver.log.clear()
         assert_same(fetched(call(changed, a, name)), want[name], name)
         products = [kernel for kernel in gpu.launched if kernel not in ("transform_kernel", "inverse_kernel")]

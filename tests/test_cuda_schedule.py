@@ -21,11 +21,14 @@ from numba_fftconv.cuda.schedule import (
     both_gradients,
     schedules,
     shares_gradients,
+    spectrum_of,
     steps,
     workspace_bytes,
+    worth_keeping,
 )
 from numba_fftconv.integers import bins
 from numba_fftconv.options import FFT_SIZES, PRECISIONS
+from numba_fftconv.passes import PASSES as TABLE
 
 PASSES = ("forward", "input_grad", "weight_grad")
 
@@ -43,19 +46,29 @@ def spectra(step: Step) -> list[Spectrum]:
     return [step.a, step.b, step.y] if isinstance(step, Multiply) else [step.spectrum]
 
 
-@given(work=works(), spectral=st.booleans())
-def test_spectra_lie_apart_and_within_the_workspace(work: Work, spectral: bool) -> None:
-    spectral = spectral and work.pass_name != "weight_grad"
+GIVEN = st.frozensets(st.sampled_from(("input", "weight")))
+
+
+def is_inside(part: Spectrum, whole: Spectrum) -> bool:
+    """Whether some rows of a spectrum lie there bin by bin."""
+    begin, end = part.at - whole.at, part.at - whole.at + 8 * part.rows * part.columns
+    return part.pitch == whole.pitch and part.columns == whole.columns and 0 <= begin <= end <= 8 * whole.pitch
+
+
+@given(work=works(), given_spectra=GIVEN)
+def test_spectra_lie_apart_and_within_the_workspace(work: Work, given_spectra: frozenset[str]) -> None:
+    of_pass = given_spectra & set(TABLE[work.pass_name].operands)
     for way in schedules(work):
         held: dict[int, int] = {}
-        for step in steps(work, way, spectral):
+        for step in steps(work, way, of_pass):
+            assert not isinstance(step, Transform) or step.operand not in of_pass
             for spectrum in spectra(step):
                 if spectrum.array == "workspace":
                     held[spectrum.at] = max(held.get(spectrum.at, 0), spectrum.end)
                     assert spectrum.at % LINE_BYTES == 0 and spectrum.pitch >= spectrum.rows * spectrum.columns
                     assert spectrum.nbytes == 8 * spectrum.pitch * bins(work.size)
                 else:
-                    assert spectral and spectrum == Spectrum("weight", 0, work.size, work.K, work.Cg)
+                    assert spectrum.array in of_pass and is_inside(spectrum, spectrum_of(work, spectrum.array))
         ends = sorted(held.items())
         for (_, end), (following, _) in itertools.pairwise(ends):
             assert end <= following
@@ -99,35 +112,42 @@ def test_the_ways_shrink_down_to_few_windows(work: Work) -> None:
     assert work.granule in (2, 8) and all(way.chunk % work.granule == 0 for way in ways[1:])
 
 
-@given(work=works(), spectral=st.booleans())
-def test_both_gradients_fit_into_the_workspace_of_one(work: Work, spectral: bool) -> None:
+@given(work=works(), given_spectra=GIVEN)
+def test_both_gradients_fit_into_the_workspace_of_one(work: Work, given_spectra: frozenset[str]) -> None:
     """Each spectrum is read before another takes its place."""
     if not work.windows:
         return
     holds: dict[str, str] = {}
-    for step in both_gradients(work, spectral):
+    holds |= {f"{name}+0": name for name in given_spectra}
+    for step in both_gradients(work, given_spectra):
         places = [f"{spectrum.array}+{spectrum.at}" for spectrum in spectra(step)]
         whole = workspace_bytes(work, Schedule(work.windows))
-        assert max(spectrum.end for spectrum in spectra(step)) + LINE_BYTES <= whole
+        inside = [spectrum for spectrum in spectra(step) if spectrum.array == "workspace"]
+        assert max(spectrum.end for spectrum in inside) + LINE_BYTES <= whole
         if isinstance(step, Transform):
             holds[places[0]] = step.operand
         elif isinstance(step, Inverse):
             assert holds[places[0]] == step.result
         else:
             operands = "grad_output", {"input_grad": "weight", "weight_grad": "input"}[step.pass_name]
-            if spectral:
-                holds["weight+0"] = "weight"
             assert (holds[places[0]], holds[places[1]]) == operands and places[2] not in places[:2]
             holds[places[2]] = {"input_grad": "dx", "weight_grad": "dw"}[step.pass_name]
 
 
 def test_gradients_share_a_spectrum_where_one_segment_and_one_chunk_hold_it() -> None:
     work, whole = Work("weight_grad", (8, 8), 6, 2, 2, 1), Schedule(6)
-    assert shares_gradients(work, work, True, (whole, whole))
-    assert not shares_gradients(work, work, False, (whole, whole))
-    assert not shares_gradients(work, work, True, (whole, Schedule(4)))
+    assert shares_gradients(work, True, (whole, whole))
+    assert not shares_gradients(work, False, (whole, whole))
+    assert not shares_gradients(work, True, (whole, Schedule(4)))
     empty = Work("weight_grad", (8, 8), 0, 2, 2, 1)
-    assert not shares_gradients(empty, empty, True, (Schedule(1), Schedule(1)))
+    assert not shares_gradients(empty, True, (Schedule(1), Schedule(1)))
+
+
+def test_what_is_made_in_chunks_is_not_worth_keeping() -> None:
+    works = [Work(name, (8, 8), 6, 2, 2, 1) for name in PASSES]
+    whole, half = Schedule(6), Schedule(4)
+    assert worth_keeping(works, (whole, whole, whole)) == ("input", "weight")
+    assert worth_keeping(works, (half, whole, whole)) == worth_keeping(works, (whole, whole, half)) == ("weight",)
 
 
 def test_kernels_count_no_more_than_they_can() -> None:

@@ -62,9 +62,9 @@ def test_every_chunk(problem: Problem) -> None:
 def test_backward_and_spectral_weights(problem: Problem) -> None:
     plan, a = problem.plan(device="cuda"), tensors(problem)
     want, spectral = passes(plan, a), plan.transform_weight(a.w)
-    assert_same(plan.forward(a.x, spectral), want["forward"], "forward")
-    for weight in (a.w, spectral):
-        dx, dw, db = plan.backward(a.dy, a.x, weight)
+    for x, weight in ((a.x, a.w), (a.x, spectral), (plan.transform_input(a.x), spectral)):
+        assert_same(plan.forward(x, weight), want["forward"], "forward")
+        dx, dw, db = plan.backward(a.dy, x, weight)
         assert_same(dx, want["input_grad"], "input_grad")
         assert_same(dw, want["weight_grad"], "weight_grad")
         exact, size = (b.double().sum((0, 2, 3)) for b in (a.dy, a.dy.abs()))

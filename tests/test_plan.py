@@ -27,6 +27,7 @@ from numba_fftconv import (
     tuning,
 )
 from numba_fftconv.cpu import threads
+from numba_fftconv.cpu.schedule import Schedule, Work, shares_gradients, worth_keeping
 from numba_fftconv.cuda import tensor_tiles
 from numba_fftconv.options import FFT_SIZES
 
@@ -262,13 +263,13 @@ def test_other_lengths_are_refused(fft_size: int) -> None:
         SMALL.plan(fft_size=fft_size)
 
 
-@pytest.mark.parametrize("name", [*PASSES, "backward", "transform_weight"])
+@pytest.mark.parametrize("name", [*PASSES, "backward", "transform_weight", "transform_input"])
 def test_a_plan_for_a_gpu_can_be_read_but_not_run_here(name: str) -> None:
     problem = replace(SMALL, fft_size=None)
     plan, a = problem.plan(device="sm_90"), problem.arrays()
     assert plan.device == "sm_90" and {*plan.fft_size} <= {*FFT_SIZES} and "sm_90" in plan.explain()
     gradients = {"input_grad": (a.dy, a.w), "weight_grad": (a.x, a.dy), "backward": (a.dy, a.x, a.w)}
-    operands = {"forward": (a.x, a.w), "transform_weight": (a.w,), **gradients}
+    operands = {"forward": (a.x, a.w), "transform_weight": (a.w,), "transform_input": (a.x,), **gradients}
     with pytest.raises(PlanMismatchError, match=r"device 'sm_90'.*'cpu'"):
         getattr(plan, name)(*operands[name])
     if name in PASSES:
@@ -436,3 +437,71 @@ def test_a_plan_serves_its_own_shapes_only() -> None:
         plan.forward(a.x.astype("float64"), a.w)
     with pytest.raises(PlanMismatchError, match=r"fft_size \(16, 16\) where the plan has \(20, 20\)"):
         SMALL.plan(fft_size=20).forward(a.x, plan.transform_weight(a.w))
+
+
+# ---- spectra that are kept for the gradients
+
+
+def layer_on_gpu(**options: Any) -> ConvPlan:
+    return plan_conv2d((8, 16, 32, 32), (32, 16, 9, 9), **({"padding": 4, "device": "sm_90"} | options))
+
+
+@pytest.mark.parametrize("save", ["none", "input", "weight", "all"])
+def test_a_gpu_keeps_what_a_policy_allows(save: str) -> None:
+    allowed = {"none": (), "all": ("input", "weight")}.get(save, (save,))
+    assert layer_on_gpu().kept(save) == allowed
+
+
+def test_a_limit_takes_first_what_saves_most_for_its_size() -> None:
+    plan = layer_on_gpu()
+    size, stages = plan.spectrum_size, plan.choice.by_pass
+    saves = {"input": stages["weight_grad"].costs[0].seconds, "weight": stages["input_grad"].costs[1].seconds}
+    best, other = sorted(size, key=lambda name: size[name] / saves[name])
+    whole = sum(size.values())
+    assert plan.kept("all", whole) == ("input", "weight")
+    assert plan.kept("all", whole - 1) == (best,)
+    assert plan.kept("all", size[best] - 1) == ((other,) if size[other] < size[best] else ())
+    assert plan.kept("all", 0) == ()
+
+
+def test_a_cpu_keeps_only_what_the_gradients_would_make_alike() -> None:
+    """Channels in the lanes of weight_grad, weights that stay in one core's cache: they are not worth keeping."""
+    size = (8, 8)
+    forward, input_grad, weight_grad = (
+        Work(name, 4, size, 40, 24, 24, 1, 1, (size, size, size)) for name in ("forward", "input_grad", "weight_grad")
+    )
+    (exchanged,) = weight_grad.exchanges()
+    blocks = forward.image_blocks
+    whole, apart = (Schedule("by_outputs", 2, blocks, 1, 8, share_weights=shared) for shared in (True, False))
+    by_images, staged = Schedule("by_images", 2, blocks, 1, 8), Schedule("staged", 2, blocks, pair_lines=4)
+    works = forward, input_grad, weight_grad
+    assert worth_keeping(works, (whole, whole, staged)) == ("input", "weight")
+    assert worth_keeping(works, (apart, whole, staged)) == worth_keeping(works, (whole, apart, staged)) == ("input",)
+    assert worth_keeping((forward, input_grad, exchanged), (whole, whole, whole)) == ("weight",)
+    assert worth_keeping(works, (by_images, by_images, staged)) == ("weight",)
+    assert worth_keeping(works, (replace(whole, chunk=1), whole, staged)) == ("weight",)
+    assert shares_gradients(weight_grad, True, (whole, staged)) and shares_gradients(weight_grad, True, (apart, staged))
+    assert not shares_gradients(weight_grad, False, (whole, staged))
+    assert not shares_gradients(weight_grad, True, (by_images, staged))
+    assert not shares_gradients(weight_grad, True, (whole, replace(staged, chunk=1)))
+    assert not shares_gradients(exchanged, True, (whole, whole))
+
+
+@pytest.mark.parametrize("save", [None, "both", "INPUT", True, ("input",)])
+def test_other_words_for_save_are_refused(save: Any) -> None:
+    with pytest.raises(InvalidOptionError, match=r"save is .* none, input, weight, all"):
+        SMALL.plan().kept(save)
+
+
+@pytest.mark.parametrize("limit", [-1, 1.5, "1 GB"])
+def test_other_limits_are_refused(limit: Any) -> None:
+    with pytest.raises(InvalidOptionError, match=r"save_limit is"):
+        SMALL.plan().kept("all", limit)
+
+
+def test_a_spectrum_is_of_an_input_or_a_weight() -> None:
+    plan = SMALL.plan()
+    with pytest.raises(InvalidOptionError, match="name is 'bias': it must be one of input, weight"):
+        plan.read_spectrum("bias", np.empty(10, np.uint8))
+    with pytest.raises(WorkspaceError, match=r'spectrum has 10 bytes: .* its spectrum_size\["weight"\]'):
+        plan.read_spectrum("weight", np.empty(10, np.uint8))

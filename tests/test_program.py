@@ -7,6 +7,7 @@ stage writes can be read when it has ended; nothing may be written twice in a st
 import itertools
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 from unittest import mock
 
@@ -21,18 +22,20 @@ from numba_fftconv.cpu import fft2d, product
 from numba_fftconv.cpu.engine import Run
 from numba_fftconv.cpu.program import (
     ARGUMENTS,
+    FIRST,
     INVERSE,
     KERNEL,
     LO,
     MULTIPLY,
     SECOND,
+    Given,
     parts,
     program,
-    weights_program,
+    transform_program,
 )
-from numba_fftconv.cpu.schedule import Schedule, Work, regions, schedules, workspace_bytes
+from numba_fftconv.cpu.schedule import Schedule, Work, regions, schedules, shares_gradients, workspace_bytes
 
-Place = tuple[str, int]  # a memory, "shared", "private" or "filters", and an offset in reals
+Place = tuple[str, int]  # a memory, "shared", "private", "images" or "filters", and an offset in reals
 
 
 @st.composite
@@ -58,16 +61,18 @@ def jobs(draw: st.DrawFn) -> tuple[Work, Schedule]:
 class Reader:
     """Runs a program of a pass on names."""
 
-    def __init__(self, work: Work, schedule: Schedule, is_spectral: bool) -> None:
-        self.work, self.at, self.is_spectral = work, regions(work, schedule), is_spectral
-        self.table = program(work, schedule, is_spectral)
+    def __init__(self, work: Work, schedule: Schedule, given: Given = (False, False)) -> None:
+        self.work, self.at, self.given = work, regions(work, schedule), given
+        self.table = program(work, schedule, given)
         self.memory: dict[Any, Any] = {}
         self.stage: dict[Any, Any] = {}
         self.inverted: Counter[tuple[int, int]] = Counter()
-        if is_spectral:  # what weights_program leaves in an array of its own
-            whole = work.all_weights()
-            for task in range(whole.blocks * whole.channels):
-                self.memory["filters", task * work.line] = ("w", *divmod(task, whole.channels))
+        images, of_dy = work.all_images(), work.packed(0, work.image_blocks, work.K)
+        self.whole = {"images": images, "filters": of_dy if work.sums_lanes else work.all_weights()}
+        letters = {"images": "x", "filters": "d" if work.sums_lanes else "w"}
+        for (kind, whole), is_given in zip(self.whole.items(), given, strict=True):
+            for task in range(whole.blocks * whole.channels) if is_given else ():
+                self.memory[kind, task * work.line] = (letters[kind], *divmod(task, whole.channels))
 
     def run(self) -> "Reader":
         """All tasks, those of a stage in the reverse of their order."""
@@ -85,15 +90,18 @@ class Reader:
 
     # ---- memory
 
-    def place(self, at: int, size: int, filters: bool = False) -> Place:
-        """Where a kernel finds `size` reals: inside one region of the workspace, or of the worker's own."""
-        if filters and self.is_spectral:
-            assert at >= 0 and at + size <= self.work.all_weights().reals
-            return "filters", at
+    def place(self, at: int, size: int, operand: int = product.Y_AT) -> Place:
+        """Where a kernel finds `size` reals: inside one region of the workspace, or of the worker's own; or of what a
+        product reads, in an array that was given."""
+        first, second = self.given
+        if (operand == product.X_AT and first) or (operand == product.W_AT and second):
+            kind = "images" if operand == product.X_AT else "filters"
+            assert at >= 0 and at + size <= self.whole[kind].reals
+            return kind, at
         kind, offset = ("shared", at) if at >= 0 else ("private", -1 - at)
         r = self.at
         ends = {
-            "shared": (r.first, r.second, r.result, r.workers),
+            "shared": (*sorted((r.first, r.second)), r.result, r.workers),
             "private": (r.private_first, r.private_second, r.private_result, r.private),
         }[kind]
         region = max(i for i, begin in enumerate(ends) if begin <= offset)
@@ -159,7 +167,7 @@ class Reader:
             row, leap = job[operand + 1], job[operand + 2]
             end = (work.size[0] - 1) * row + (columns - 1) * leap + last
             lane = max(0, job[operand]) % work.line  # of the first weight
-            kind, place = self.place(job[operand] - lane, end, operand == product.W_AT)
+            kind, place = self.place(job[operand] - lane, end, operand)
             return kind, place + lane
 
         def to_line(operand: int, block: int, group: int, number: int) -> int:
@@ -204,7 +212,7 @@ class Reader:
             for at, leap, name, channels in ((product.X_AT, product.X_BLOCK, "x", work.C),
                                              (product.W_AT, product.W_BLOCK, "d", work.K)):
                 size = int(last @ job[at + 1 : at + 3]) + block * job[leap] + channels * work.line
-                kind, begin = self.place(job[at], size)
+                kind, begin = self.place(job[at], size, at)
                 for channel in range(channels):
                     letter, of_block, of_channel = self.memory[kind, begin + block * job[leap] + channel * work.line]
                     assert (letter, of_channel) == (name, channel)
@@ -228,22 +236,48 @@ def check(reader: Reader) -> None:
 
 
 @settings(max_examples=300)
-@given(job=jobs(), is_spectral=st.booleans())
-def test_every_plane_of_a_result_is_made_once_of_what_it_needs(job: tuple[Work, Schedule], is_spectral: bool) -> None:
+@given(job=jobs(), given_spectra=st.tuples(st.booleans(), st.booleans()))
+def test_every_plane_of_a_result_is_made_once_of_what_it_needs(
+    job: tuple[Work, Schedule], given_spectra: Given
+) -> None:
     work, schedule = job
-    check(Reader(work, schedule, is_spectral and not work.sums_lanes))
+    reader = Reader(work, schedule, given_spectra)
+    check(reader)
+    for kernel, is_given in zip((FIRST, SECOND), given_spectra, strict=True):
+        assert (kernel in reader.table.steps[:, KERNEL]) != is_given
 
 
-@given(work=works(), workers=st.integers(1, 8))
-def test_every_weight_is_transformed_once(work: Work, workers: int) -> None:
-    """By transform_weight: all filters of all units, whose last may have fewer groups."""
-    steps, _, stages, _ = weights_program(work, workers)
-    whole = work.all_weights()
+@given(data=st.data(), work=works(), threads=st.sampled_from((1, 2, 8)))
+def test_weight_grad_finds_the_spectrum_of_dy_where_input_grad_leaves_it(
+    data: st.DataObject, work: Work, threads: int
+) -> None:
+    """At the beginning of the workspace, in the lines that it asks for; nothing there is written in between."""
+    first, second = (replace(work, pass_name=name, exchanged=False) for name in ("input_grad", "weight_grad"))
+    ways = [data.draw(st.sampled_from(list(schedules(each, threads)))) for each in (first, second)]
+    if not shares_gradients(second, True, (ways[0], ways[1])):
+        return
+    of_input, of_weight = Reader(first, ways[0]).run(), Reader(second, ways[1], (False, True))
+    left = {at: name for (kind, at), name in of_input.memory.items() if kind == "shared" and name[0] == "x"}
+    assert {at: ("d", *name[1:]) for at, name in left.items()} == {
+        at: name for (kind, at), name in of_weight.memory.items() if kind == "filters"
+    }
+    check(of_weight)
+    written = [at for (kind, at, *_), _ in of_weight.memory.items() if kind == "shared"]
+    assert min(written) >= of_weight.whole["filters"].reals
+
+
+@given(work=works(), workers=st.integers(1, 8), name=st.sampled_from(("input", "weight")))
+def test_every_plane_of_an_operand_is_transformed_once(work: Work, workers: int, name: str) -> None:
+    """By transform_input and transform_weight: all filters of all units, whose last may have fewer groups."""
+    steps, _, stages, _ = transform_program(work, workers, name)
+    whole = work.all_images() if name == "input" else work.all_weights()
     seen = Counter(task for step in steps for task in range(step[1], step[2]))
     assert seen == Counter(range(whole.blocks * whole.channels)) and len(stages) == 2
-    assert (steps[:, KERNEL] == SECOND).all()
+    assert (steps[:, KERNEL] == (FIRST if name == "input" else SECOND)).all()
     where = (0, whole.channels, whole.bin_pitch, whole.row_pitch, 0, 0)
     assert (steps[:, ARGUMENTS:] == where).all()
+    if name == "input":
+        return
     k = np.arange(work.K)
     assert len(set(zip(k // work.unit, k % work.unit, strict=True))) == work.K <= whole.blocks * work.lanes
 
@@ -253,7 +287,7 @@ def test_the_regions_of_a_workspace_follow_each_other(job: tuple[Work, Schedule]
     """Shared spectra, then the regions of the workers, of which each begins with scratch for one transform."""
     work, schedule = job
     at = regions(work, schedule)
-    assert 0 == at.first <= at.second <= at.result <= at.workers
+    assert 0 == min(at.first, at.second) <= max(at.first, at.second) <= at.result <= at.workers
     scratch = fft2d.buffer_size(work.size, work.itemsize)
     assert scratch == at.private_first <= at.private_second <= at.private_result <= at.private
     assert at.end == at.workers + schedule.workers * at.private
@@ -272,13 +306,13 @@ def test_a_wrong_number_in_a_program_is_seen(name: str) -> None:
     """The test of the tests: each place, first block and first channel in turn is one too large."""
     work = Work(name, 4, (8, 4), 40, 20, 12, 1, 1, ((8, 4),) * 3)
     for schedule in schedules(work, 2):
-        table = Reader(work, schedule, is_spectral=False).table
+        table = Reader(work, schedule).table
         for row, step in enumerate(table.steps):
             line = {ARGUMENTS + n: work.line for n in (product.X_AT, product.Y_AT, product.W_AT)}
             one = {ARGUMENTS + fft2d.AT: work.line}
             one |= {ARGUMENTS + n: 1 for n in (fft2d.FIRST_BLOCK, fft2d.FIRST_CHANNEL)}
             for column, more in (line if step[KERNEL] == MULTIPLY else one).items():
-                reader = Reader(work, schedule, is_spectral=False)
+                reader = Reader(work, schedule)
                 reader.table = table._replace(steps=table.steps.copy())
                 reader.table.steps[row, column] += more
                 with pytest.raises((AssertionError, KeyError, ValueError)):

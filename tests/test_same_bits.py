@@ -5,6 +5,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from functools import partial
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -13,6 +14,8 @@ from hypothesis import strategies as st
 from strategies import PASSES, Problem, call, poisoned, problems
 
 from numba_fftconv import ConvPlan, WorkspaceError, clear_cache, conv2d, conv2d_input_grad, passes
+from numba_fftconv.cpu.engine import Run
+from numba_fftconv.cpu.program import FIRST, KERNEL, SECOND
 from numba_fftconv.cpu.schedule import Work, schedules, workspace_bytes
 from numba_fftconv.tuning import cpu_works
 
@@ -126,6 +129,55 @@ def test_spectral_weight(problem: Problem) -> None:
     assert_same(plan.forward(a.x, spectral, bias), plan.forward(a.x, a.w, bias), "forward with bias")
 
 
+def hold_spectral_input(problem: Problem) -> None:
+    """Transformed once, used in both passes that read the input, with a weight or its spectrum."""
+    plan, a, want = problem.plan(), problem.arrays(), plain(problem)
+    space = garbage(plan.spectrum_size["input"])
+    spectral, weight = plan.transform_input(a.x, out=space), plan.transform_weight(a.w)
+    assert np.shares_memory(spectral.array, space)
+    for x in (spectral, plan.transform_input(a.x), plan.read_spectrum("input", space, a.x)):
+        for w in (a.w, weight):
+            assert_same(plan.forward(x, w), want["forward"], "forward")
+        assert_same(plan.weight_grad(x, a.dy), want["weight_grad"], "weight_grad")
+    for w in (a.w, weight):
+        dx, dw, _ = plan.backward(a.dy, spectral, w, workspace=garbage(plan.workspace_size))
+        assert_same(dx, want["input_grad"], "backward, dx")
+        assert_same(dw, want["weight_grad"], "backward, dw")
+
+
+@FEW
+@given(problem=problems())
+def test_spectral_input(problem: Problem) -> None:
+    hold_spectral_input(problem)
+
+
+@EACH
+def test_spectral_input_of_each_layer(problem: Problem) -> None:
+    hold_spectral_input(problem)
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_backward_transforms_dy_once_where_it_can(shared: bool) -> None:
+    """The bits of the single calls; steps that transform dy are in the programs of one gradient or of both."""
+    problem = Problem(70, 3, 9, 9, 5, 3, 3, padding=1, fft_size=12)
+    plan, a = problem.plan(), problem.arrays()
+    choices = dict(plan.choice.by_pass)
+    for name, order in (("input_grad", "by_outputs" if shared else "by_images"), ("weight_grad", "staged")):
+        work = works(problem, name)[0]
+        way = next(way for way in schedules(work, plan.threads) if way.order == order)
+        choices[name] = choices[name]._replace(work=work, schedule=way, workspace=workspace_bytes(work, way))
+    plan = replace(plan, choice=plan.choice._replace(by_pass=choices))
+    want = plain(problem, plan)
+    assert plan.shares_dy is shared
+    ran: list[Run] = []
+    with mock.patch.object(Run, "__call__", lambda run: (ran.append(run), run.profile())):
+        dx, dw, _ = plan.backward(a.dy, a.x, a.w, workspace=garbage(plan.workspace_size))
+    assert_same(dx, want["input_grad"], "dx")
+    assert_same(dw, want["weight_grad"], "dw")
+    transforms = [{*run.program.steps[:, KERNEL]} & {FIRST, SECOND} for run in ran]
+    assert transforms == [{FIRST, SECOND}, {FIRST} if shared else {FIRST, SECOND}]
+
+
 @EACH
 def test_a_spectral_weight_serves_other_batches(problem: Problem) -> None:
     """It belongs to a transform length and a weight, not to the images that it meets."""
@@ -161,6 +213,11 @@ def test_chunks(problem: Problem) -> None:
         spectral = plan.transform_weight(a.w)
         assert_same(plan.forward(a.x, spectral), want["forward"], "forward of a SpectralWeight")
         assert_same(plan.input_grad(a.dy, spectral), want["input_grad"], "input_grad of a SpectralWeight")
+        x = plan.transform_input(a.x)
+        assert_same(plan.forward(x, a.w), want["forward"], "forward of a SpectralInput")
+        dx, dw, _ = plan.backward(a.dy, x, spectral)
+        assert_same(dx, want["input_grad"], "dx of spectra")
+        assert_same(dw, want["weight_grad"], "dw of a SpectralInput")
 
 
 def works(problem: Problem, name: str) -> list[Work]:

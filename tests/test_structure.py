@@ -187,8 +187,9 @@ def test_every_module_says_what_it_is(module: str) -> None:
 def test_public_names_are_those_that_are_promised() -> None:
     promised = {
         "conv2d", "conv2d_input_grad", "conv2d_weight_grad", "conv2d_backward", "plan_conv2d", "clear_cache",
-        "ConvPlan", "ConvGeometry", "SpectralWeight", "FFTConvError", "InvalidShapeError", "InvalidOptionError",
-        "InvalidTypeError", "UnsupportedError", "WorkspaceError", "DeviceMismatchError", "PlanMismatchError",
+        "ConvPlan", "ConvGeometry", "SpectralWeight", "SpectralInput", "FFTConvError", "InvalidShapeError",
+        "InvalidOptionError", "InvalidTypeError", "UnsupportedError", "WorkspaceError", "DeviceMismatchError",
+        "PlanMismatchError",
         "CudaError", "__version__", "transform", "multiply", "inverse", "frequencies",
     }
     assert promised == set(numba_fftconv.__all__)

@@ -90,8 +90,8 @@ def multiply_slab(job, steps, fresh, images, x, x_minus, filters, w, space, y, y
 
 @cache
 def product_kernel(dtype: str) -> Callable[..., None]:
-    """product(lo, hi, images, filters, space, job): forward and input_grad, the bins of rows lo..hi and their opposites;
-    X lies in images, W in filters, Y in space."""
+    """product(lo, hi, images, filters, space, job): forward and input_grad, the bins of rows lo..hi and their
+    opposites; X lies in images, W in filters, Y in space."""
     real = getattr(types, dtype)
     LINE = 2 * lanes(real.bitwidth // 8)
     LANES = LINE // 2

@@ -322,7 +322,7 @@ def worth_keeping(works: Sequence[Work], schedules: Sequence[Schedule]) -> tuple
     Only what the forward pass lays down for all threads anyway: a spectrum that stays in the cache of one core is made
     anew in less time than memory takes to bring it back.
     """
-    forward, input_grad, weight_grad = schedules
+    forward, input_grad = schedules[:2]
     of_input = forward.order == "by_outputs" and forward.chunk >= works[0].image_blocks and works[2].sums_lanes
     of_weight = forward.share_weights and input_grad.share_weights
     return ("input",) * of_input + ("weight",) * of_weight

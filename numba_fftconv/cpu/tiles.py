@@ -207,7 +207,9 @@ def multiply(typing_context, outputs, first, steps, fresh, images, x, x_minus, f
     return signature, codegen
 
 
-def sum_pairs(emit: Emitter, pairs: Sequence[Any], of_x: Sequence[Any], of_d: Sequence[Any], steps: Any) -> list[Vector]:
+def sum_pairs(
+    emit: Emitter, pairs: Sequence[Any], of_x: Sequence[Any], of_d: Sequence[Any], steps: Any
+) -> list[Vector]:
     """The loop of `correlate`: sums for some pairs of planes, whose lines lie at (x, d) from the beginning of a bin. Of
     either spectrum its data, where that is at f, at -f, and how far from there to the next lane block."""
     (images, x_plus, x_minus, x_block), (gradients, d_plus, d_minus, d_block) = of_x, of_d

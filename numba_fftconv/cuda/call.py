@@ -137,7 +137,8 @@ class Call:
     def spectrum(self, name: str, space: DeviceArray) -> DeviceArray:
         """What of the bytes that `transform` has filled is the spectrum."""
         nbytes = schedule.spectrum_of(self.plan.choice.by_pass["forward"].work, name).nbytes
-        return space[:nbytes].view(np.complex64)
+        part: Any = space[:nbytes].view(np.complex64)
+        return part
 
     def profile(self, row: Pass, read: Operands, result: DeviceArray, space: DeviceArray) -> list[float]:
         """Seconds of each stage on the device, in a second run."""

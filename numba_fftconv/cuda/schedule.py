@@ -235,7 +235,7 @@ def _chunks(work: Work, schedule: Schedule) -> Iterator[tuple[int, int]]:
 
 
 def steps(work: Work, schedule: Schedule, given: Given = NOTHING) -> Iterator[Step]:
-    """The steps of a pass in their order; the operands that are `given` are spectra already, the arrays of that name."""
+    """The steps of a pass in their order; operands that are `given` are spectra already, the arrays of that name."""
     yield from _through(_middle(work, schedule.chunk), _steps(work, schedule, given))
 
 
