@@ -39,6 +39,7 @@ def explain(plan: Any) -> str:
     direct = tuning.direct_seconds(*made_for, plan.threads)
     for name in PASSES:
         lines += ["", *_pass(plan, name, direct)]
+    lines += ["", _shared(plan)]
     others = tuning.candidates(*made_for, plan.workspace_limit, plan.threads, plan.precision)
     rejected = sorted((other for other in others if other.size != plan.fft_size), key=lambda other: other.seconds)
     title = f"rejected: the fastest {SHOWN} of {len(rejected)}" if len(rejected) > SHOWN else "rejected"
@@ -48,6 +49,13 @@ def explain(plan: Any) -> str:
         tall, wide = other.size
         lines.append(f"  {tall:3} x {wide:<3}  {seconds(other.seconds):>8}  {other.workspace:,} bytes")
     return "\n".join(lines if rejected else [*lines, "  none: no other size holds this kernel"])
+
+
+def _shared(plan: Any) -> str:
+    """Which transforms the passes spare each other."""
+    times = "once" if plan.shares_dy else "twice"
+    kept = " and ".join(f"{name} ({plan.spectrum_size[name]:,} bytes)" for name in plan.kept("all"))
+    return f"backward: dy is transformed {times}; spectra of the forward pass worth keeping for it: {kept or 'none'}"
 
 
 PRODUCTS = {

@@ -182,6 +182,16 @@ def test_explain_says_what_each_product_is() -> None:
     assert products == [f"{bins} 5 x 4, 2 deep in c", f"{bins} 5 x 2, 4 deep in k", f"{bins} 4 x 2, 5 deep in m"]
 
 
+@pytest.mark.parametrize("device", ["cpu", "sm_90"])
+@pytest.mark.parametrize("problem", [LAYER, SMALL, replace(SMALL, H=90)], ids=lambda problem: problem.title)
+def test_explain_says_which_spectra_are_shared(problem: Problem, device: str) -> None:
+    plan = replace(problem, fft_size=None).plan(device=device)
+    (line,) = [line for line in plan.explain().splitlines() if line.startswith("backward:")]
+    assert ("transformed once" in line) is plan.shares_dy
+    for name, size in plan.spectrum_size.items():
+        assert (f"{name} ({size:,} bytes)" in line) is (name in plan.kept("all"))
+
+
 def test_explain_says_what_is_summed_and_on_what() -> None:
     said = LAYER.plan(device="sm_90").explain()
     assert "H200" in said.splitlines()[0]
