@@ -1,6 +1,6 @@
 """Measures numba_fftconv against torch and scipy, on a GPU where torch finds one: everything, into one JSON and plots.
 
-    python perf/bench.py                        every part: layers, scaling, memory, launch, jit
+    python perf/bench.py                        every part: layers, training, scaling, memory, launch, jit
     python perf/bench.py speed --readme         the promised layers; table and plot into README
     python perf/bench.py --quick                every part in a minute or two, rough
     python perf/bench.py 'fbfft/L[23]' --parts layers memory --passes forward --batch 8 --threads 1
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 HERE = Path(__file__).parent
 README = HERE.parent / "README.md"
-PARTS = ("layers", "scaling", "memory", "launch", "jit")
+PARTS = ("layers", "training", "scaling", "memory", "launch", "jit")
 POOLS = ("NUMBA_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 

@@ -5,7 +5,7 @@
 #     perf/first_run.sh versions tests   or in four calls of less than ten minutes each: this,
 #     perf/first_run.sh sanitize         this,
 #     perf/first_run.sh speed            this,
-#     perf/first_run.sh precisions       and this
+#     perf/first_run.sh precisions training    and this
 #     perf/first_run.sh -o DIR bench     one step by its name, into a folder of one's own
 #     perf/first_run.sh -l               the steps, with their limits in seconds
 #
@@ -24,9 +24,9 @@ SKIPPED=77
 declare -A LIMITS=(
     [versions]=40 [tests]=540
     [memcheck]=210 [racecheck]=210 [initcheck]=140
-    [versus]=110 [bench]=260 [modes]=240 [scaling]=130 [profile]=70
+    [versus]=110 [bench]=260 [modes]=240 [training]=240 [scaling]=130 [profile]=70
 )
-ORDER=(versions tests memcheck racecheck initcheck versus bench modes scaling profile)
+ORDER=(versions tests memcheck racecheck initcheck versus bench modes training scaling profile)
 declare -A GROUPS_OF=(
     [sanitize]="memcheck racecheck initcheck" [speed]="versus bench scaling profile" [precisions]="modes" [all]="${ORDER[*]}"
 )
@@ -114,6 +114,8 @@ modes() {
         benchmark fbfft --parts layers --seconds 1 --precision "$precision" || return
     done
 }
+
+training() { benchmark fbfft --parts training --seconds 2; }
 
 scaling() { benchmark --parts scaling --passes forward --seconds 2; }
 

@@ -1,6 +1,7 @@
 """What a run consists of: each part measures, prints as it goes, and returns its figures for the one JSON file.
 
 layers    the chosen layers in the chosen passes, with peers and stages
+training  steps of training by torch: nets, and each chosen layer by each policy of keeping spectra
 scaling   one layer varied in kernel, image, batch and channels
 memory    peak memory of the chosen layers
 launch    the smallest call
@@ -62,6 +63,22 @@ class Run:
         self.rows = self._rows(self.problems, self._effort(1))
         self.figures["rows"] = [row.record() for row in self.rows]
         print(report.summary(self.rows, self.place))
+
+    def training(self) -> None:
+        import training
+        from check import WrongResultError
+
+        figures: dict[str, list[dict[str, Any]]] = {}
+        self.figures["training"] = figures
+        try:
+            for kind, row in training.measured(self.place, self.chosen.layers, self._effort(1), self.chosen.quick):
+                figures.setdefault(kind, []).append(row)
+                print("\n".join(training.lines(kind, row)), flush=True)
+        except WrongResultError as error:
+            print(f"WRONG: {error}", flush=True)
+            self.right = False
+        if not figures:
+            print("left out: torch is not installed")
 
     def scaling(self) -> None:
         chosen = self.chosen

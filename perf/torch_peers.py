@@ -44,10 +44,10 @@ def with_tf32(layer: Layer, pass_name: str, arrays: Arrays, threads: int) -> Set
     if layer.dtype != "float32":
         return {}
     calls = convolutions(layer, pass_name, arrays, threads)
-    return {f"tf32 {name}": lambda call=call: _allowing_tf32(call) for name, call in calls.items()}
+    return {f"tf32 {name}": lambda call=call: allowing_tf32(call) for name, call in calls.items()}
 
 
-def _allowing_tf32(call: Callable[[], object]) -> object:
+def allowing_tf32(call: Callable[[], object]) -> object:
     torch.backends.cudnn.allow_tf32 = True
     try:
         return call()

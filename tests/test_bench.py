@@ -23,7 +23,7 @@ ROOT = Path(__file__).parents[1]
 PERF = ROOT / "perf"
 LAYER, PASS = "speed/image-k5", "forward"
 SMALL = (LAYER, "--passes", PASS, "--batch", "1", "--threads", "1", "--quick", "--device", "cpu")
-PARTS = ("layers", "scaling", "memory", "launch", "jit")
+PARTS = ("layers", "training", "scaling", "memory", "launch", "jit")
 MARKERS = "before\n<!-- bench:begin -->\nold\n<!-- bench:end -->\nafter\n"
 ON_LINUX = pytest.mark.skipif(sys.platform != "linux", reason="peaks come from Linux's /proc")
 
@@ -80,6 +80,22 @@ def test_one_json_holds_every_part(whole: SimpleNamespace) -> None:
     assert figures["first_calls"][0]["cold"]["call"] > 0 and figures["first_calls"][0]["warm"]["call"] > 0
     assert figures["yardstick"]["copy"] > 0
     assert all(math.isfinite(number) for number in leaves(figures))
+
+
+def test_training_is_measured_against_torch(whole: SimpleNamespace) -> None:
+    """A net, a layer by each policy, and the door; a ratio is that of medians to the first contestant."""
+    training = whole.figures["training"]
+    (net,), (step,), (door,) = training["nets"], training["steps"], training["door"]
+    assert set(net["contestants"]) == {"FFTConv2d", "nn.Conv2d contiguous", "nn.Conv2d channels_last"}
+    assert {'save="none"', 'save="all"', "torch"} < set(step["contestants"]) and step["name"] == LAYER
+    for row in (net, step):
+        base = median(row["contestants"][row["base"]]["seconds"])
+        for each in row["contestants"].values():
+            assert each["ratio"] == pytest.approx(median(each["seconds"]) / base)
+    operands = 4 * (64 * 32 * 32 + 64 * 64 * 25)
+    assert step["contestants"]['save="none"']["waiting"] == operands
+    assert step["contestants"]['save="all"']["waiting"] >= operands
+    assert min(door["seconds"].values()) > 0
 
 
 def test_ratios_follow_from_the_samples(whole: SimpleNamespace) -> None:
