@@ -271,4 +271,4 @@ def _type_name(value: Any) -> str:
 
 def _requires_grad(value: Any, name: str) -> InvalidTypeError:
     said = f"{name} is a {_type_name(value)} that requires a gradient, which would be lost"
-    return InvalidTypeError(f"{said}: pass {name}.detach()")
+    return InvalidTypeError(f"{said}: pass {name}.detach(), or call numba_fftconv.torch.conv2d, which keeps it")

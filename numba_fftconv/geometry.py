@@ -276,7 +276,17 @@ class ConvGeometry:
 
 @lru_cache(1024)
 def of_layer(layer: Layer) -> ConvGeometry:
-    """The geometry of a layer whose numbers fit together."""
+    """The geometry of a layer whose numbers fit together, and whose arrays are not too large."""
+    made = fitted(layer)
+    for name in ("input", "weight", "output"):
+        if prod(made.shapes[name]) > LARGEST_ARRAY:
+            said = f"{name} shape is {made.shapes[name]}, which is {prod(made.shapes[name])} samples"
+            raise UnsupportedError(f"{said}: the largest array that this version handles has {LARGEST_ARRAY}")
+    return made
+
+
+def fitted(layer: Layer) -> ConvGeometry:
+    """The geometry of a layer whose numbers fit together; its sizes may be symbols that stand for integers."""
     images, kernel, stride, ((top, bottom), (left, right)), dilation, groups = layer
     _check_channels(images, kernel, groups)
     batched = len(images) == 4
@@ -284,10 +294,6 @@ def of_layer(layer: Layer) -> ConvGeometry:
     K, _, R, S = kernel
     made = ConvGeometry(N, C, H, W, K, R, S, top, bottom, left, right, stride, dilation, groups, batched)
     _check_kernel(made.rows, made.cols)
-    for name in ("input", "weight", "output"):
-        if prod(made.shapes[name]) > LARGEST_ARRAY:
-            said = f"{name} shape is {made.shapes[name]}, which is {prod(made.shapes[name])} samples"
-            raise UnsupportedError(f"{said}: the largest array that this version handles has {LARGEST_ARRAY}")
     return made
 
 

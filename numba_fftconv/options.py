@@ -111,7 +111,7 @@ def layer(input_shape: Any, weight_shape: Any, stride: Any, padding: Any, dilati
     kernel = _shape(weight_shape, "weight shape", WEIGHT_FORM, {4: (1, 1, 1, 1)})
     strides, dilations = pair(stride, "stride", stride), pair(dilation, "dilation", dilation)
     count = integer(groups, "groups", groups, "an int that divides the channels and the filters", 1)
-    return Layer(images, kernel, strides, _padding(padding, kernel[2:], strides, dilations), dilations, count)
+    return Layer(images, kernel, strides, pads(padding, kernel[2:], strides, dilations), dilations, count)
 
 
 def _shape(value: Any, name: str, form: str, least: dict[int, tuple[int, ...]]) -> tuple[int, ...]:
@@ -123,8 +123,8 @@ def _shape(value: Any, name: str, form: str, least: dict[int, tuple[int, ...]]) 
     return tuple([integer(size, name, sizes, form, low, error=InvalidShapeError) for size, low in limits])
 
 
-def _padding(value: Any, taps: tuple[int, ...], stride: Pair, dilation: Pair) -> tuple[Pair, Pair]:
-    """Zeros ((above, below), (left, right))."""
+def pads(value: Any, taps: Sequence[int], stride: Pair, dilation: Pair) -> tuple[Pair, Pair]:
+    """Zeros ((above, below), (left, right)) around an input, for a kernel of so many taps."""
     if not isinstance(value, str):
         rows, columns = two(value, "padding", value, PADDING_FORM)
         above, beside = (pair(side, "padding", value, PADDING_FORM, least=0) for side in (rows, columns))

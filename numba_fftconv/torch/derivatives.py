@@ -1,0 +1,123 @@
+"""The derivatives of the operators, to any order: each is written in the operators themselves.
+
+y = conv(x, w) + b is linear in x, in w and in b, and so are the gradients dx = conv^T(dy, w), dw = corr(x, dy) and
+db = sum dy in what they are made of. With cotangents gx, gw, gb of the three gradients
+
+    of conv2d             dx, dw, db, as conv2d_backward makes them together
+    of conv2d_backward    in dy: conv(gx, w) + conv(x, gw) + gb       in x: conv^T(dy, gw)       in w: corr(gx, dy)
+
+They are kernels of the dispatcher, so that torch.func and torch.compile find them wherever an operator is called.
+
+Source: the pairing <dy, conv(x, w)> = <dx, x> = <dw, w> that defines the gradients.
+"""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch._functorch.utils import enable_single_level_autograd_function
+from torch.autograd import forward_ad
+from torch.autograd.forward_ad import _set_fwd_grad_enabled
+
+from .operator import BACKWARD, FORWARD, LIBRARY, geometry
+
+Gradients = tuple[Tensor | None, ...]
+NONE: Gradients = (None, None, None)
+
+
+def _sum(terms: Iterable[Tensor | None]) -> Tensor | None:
+    """Of those that are there."""
+    there = [term for term in terms if term is not None]
+    return sum(there[1:], there[0]) if there else None
+
+
+def _gradients(ctx: Any, grad_output: Tensor) -> Gradients:
+    """Of conv2d."""
+    input, weight, _ = ctx.saved_tensors
+    return BACKWARD(grad_output, input, weight, *ctx.layer, ctx.needs)
+
+
+def _tangents(ctx: Any, tx: Tensor | None, tw: Tensor | None, tb: Tensor | None) -> Tensor | None:
+    """Of conv2d: conv(tx, w) + conv(x, tw) + tb."""
+    x, w, _ = ctx.saved_tensors
+    shape = geometry(x.shape, w.shape, *ctx.layer).output_shape
+    return _sum((
+        None if tx is None else FORWARD(tx, w, None, *ctx.layer),
+        None if tw is None else FORWARD(x, tw, None, *ctx.layer),
+        None if tb is None else tb[:, None, None].expand(shape),
+    ))
+
+
+def _gradients_of_backward(ctx: Any, gx: Tensor | None, gw: Tensor | None, gb: Tensor | None) -> Gradients:
+    """Of conv2d_backward; an operand of which a gradient has the shape alone is any tensor of that shape."""
+    (dy, x, w), (*layer, _), (of_dy, of_x, of_w) = ctx.saved_tensors, ctx.layer, ctx.needs
+    in_dy = (
+        None if gx is None else FORWARD(gx, w, None, *layer),
+        None if gw is None else FORWARD(x, gw, None, *layer),
+        None if gb is None else gb[:, None, None].expand_as(dy),
+    )
+    return (
+        _sum(in_dy) if of_dy else None,
+        BACKWARD(dy, x, gw, *layer, [True, False, False])[0] if of_x and gw is not None else None,
+        BACKWARD(dy, gx, w, *layer, [False, True, False])[1] if of_w and gx is not None else None,
+    )
+
+
+def _tangents_of_backward(ctx: Any, tdy: Tensor | None, tx: Tensor | None, tw: Tensor | None) -> Gradients:
+    """Of conv2d_backward: what is made of two operands changes with either."""
+    (dy, x, w), (*layer, mask) = ctx.saved_tensors, ctx.layer
+    parts = (
+        NONE if tdy is None else BACKWARD(tdy, x, w, *layer, mask),
+        NONE if tx is None else BACKWARD(dy, tx, w, *layer, [False, mask[1], False]),
+        NONE if tw is None else BACKWARD(dy, x, tw, *layer, [mask[0], False, False]),
+    )
+    return tuple(map(_sum, zip(*parts, strict=True)))
+
+
+def _requires_grad(tensor: Tensor | None) -> bool:
+    return tensor is not None and tensor.requires_grad
+
+
+def _differentiate(operator: Any, gradients: Callable[..., Gradients], tangents: Callable[..., Any]) -> None:
+    """Give an operator of three tensors its derivatives, which find the tensors, the rest and what is needed in ctx."""
+
+    def below(keys: Any, *given: Any) -> Any:
+        with torch._C._AutoDispatchBelowAutograd():
+            return operator.redispatch(keys & torch._C._after_autograd_keyset, *given)
+
+    class Recorded(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, keys: Any, *given: Any) -> Any:
+            ctx.save_for_backward(*given[:3])
+            ctx.save_for_forward(*given[:3])
+            ctx.layer, ctx.needs = given[3:], list(ctx.needs_input_grad[1:4])
+            ctx.set_materialize_grads(False)
+            with torch.enable_grad(), _set_fwd_grad_enabled(True):  # for the transforms that enclose this one
+                return below(keys, *given)
+
+        @staticmethod
+        def backward(ctx: Any, *cotangents: Tensor | None) -> Any:
+            found = NONE if all(each is None for each in cotangents) else gradients(ctx, *cotangents)
+            return (None, *found, *[None] * len(ctx.layer))
+
+        @staticmethod
+        def jvp(ctx: Any, _: Any, *given: Any) -> Any:
+            return tangents(ctx, *given[:3])
+
+    # The dispatcher has peeled the transforms of torch.func off already; Function.apply itself would do so once more.
+    record = super(torch.autograd.Function, Recorded).apply
+
+    def kernel(keys: Any, *given: Any) -> Any:
+        if forward_ad._current_level < 0 and not (torch.is_grad_enabled() and any(map(_requires_grad, given[:3]))):
+            return below(keys, *given)
+        if torch._C._are_functorch_transforms_active():
+            with enable_single_level_autograd_function():
+                return record(keys, *given)
+        return record(keys, *given)
+
+    LIBRARY.impl(operator._opname, kernel, "Autograd", with_keyset=True)
+
+
+_differentiate(FORWARD, _gradients, _tangents)
+_differentiate(BACKWARD, _gradients_of_backward, _tangents_of_backward)

@@ -1,0 +1,184 @@
+"""conv2d as operators of torch: what they compute, and of what shape that is.
+
+    numba_fftconv::conv2d(x, w, bias, ...) -> y
+    numba_fftconv::conv2d_backward(dy, x, w, ..., output_mask) -> dx, dw, db      None where the mask has False
+
+Each has two kernels. The one runs a plan of the package on the tensors as they lie, in host memory or on the current
+stream of their GPU. The other makes an empty tensor of the right shape for whoever traces or asks on the meta device;
+that shape is plain arithmetic of the geometry, whose sizes may be symbols. Results are contiguous. Derivatives are in
+derivatives.py, the rules of vmap in batching.py.
+
+Source: torch.library; torch.nn.functional.conv2d and torch.ops.aten.convolution_backward for the arguments.
+"""
+
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .. import dtypes, options
+from ..errors import DeviceMismatchError, InvalidShapeError, InvalidTypeError
+from ..geometry import ConvGeometry, fitted, of_layer
+from ..plan import ConvPlan
+
+NAMES = {getattr(torch, name): name for name in dtypes.NUMPY}  # of dtypes
+AUTOCAST_DEVICES = ("cpu", "cuda")
+CAST = set(NAMES) - {torch.float64}  # what autocast casts
+
+LIBRARY = torch.library.Library("numba_fftconv", "DEF")
+LAYER = "SymInt[2] stride, SymInt[4] padding, SymInt[2] dilation, SymInt groups"
+TAGS = (torch.Tag.pt2_compliant_tag,)
+LIBRARY.define(f"conv2d(Tensor input, Tensor weight, Tensor? bias, {LAYER}) -> Tensor", tags=TAGS)
+LIBRARY.define(
+    f"conv2d_backward(Tensor grad_output, Tensor input, Tensor weight, {LAYER}, bool[3] output_mask)"
+    " -> (Tensor, Tensor, Tensor)",
+    tags=TAGS,
+)
+FORWARD, BACKWARD = torch.ops.numba_fftconv.conv2d.default, torch.ops.numba_fftconv.conv2d_backward.default
+
+
+def conv2d(
+    input: Tensor, weight: Tensor, bias: Tensor | None = None,
+    stride: Any = 1, padding: Any = 0, dilation: Any = 1, groups: int = 1,
+) -> Tensor:  # fmt: skip
+    """Convolve every image with every filter by FFT: torch.nn.functional.conv2d, with its derivatives of any order.
+
+    Parameters
+    ----------
+    input : tensor [N, C, H, W] or [C, H, W] of float16, bfloat16, float32 or, on a CPU, float64; of any strides. The
+        two halves are computed in float32, and the result is rounded once.
+    weight : tensor [K, C/groups, R, S] of the same dtype, at most 256 a side after dilation.
+    bias : tensor [K] of the same dtype, added to the K planes of the output.
+    stride, dilation : int or (rows, columns), in samples.
+    padding : zeros around the input, in samples: int, (rows, columns), ((top, bottom), (left, right)), 'valid', 'same'.
+    groups : int that divides both C and K.
+
+    Under torch.autocast tensors are cast first, as those of torch.nn.functional.conv2d are.
+
+    Returns
+    -------
+    Contiguous tensor [N, K, P, Q] or [K, P, Q] of the same dtype and device. On a GPU it is queued on the current
+    stream, and its memory is of torch's allocator.
+
+    Raises
+    ------
+    InvalidShapeError, InvalidOptionError, InvalidTypeError, UnsupportedError, WorkspaceError, DeviceMismatchError
+
+    Examples
+    --------
+    >>> image = torch.zeros(1, 1, 5, 5)
+    >>> image[0, 0, 2, 2] = 1
+    >>> filters = torch.arange(9.0).reshape(1, 1, 3, 3).requires_grad_()
+    >>> y = conv2d(image, filters)
+    >>> y[0, 0].round().int().tolist()
+    [[8, 7, 6], [5, 4, 3], [2, 1, 0]]
+    >>> torch.autograd.grad(y[0, 0, 0, 0], filters)[0].round().int()[0, 0].tolist()
+    [[0, 0, 0], [0, 0, 0], [0, 0, 1]]
+
+    Source: torch.nn.functional.conv2d; Mathieu, Henaff, LeCun, arXiv 1312.5851.
+    """
+    for name, value in (("input", input), ("weight", weight)):
+        if not isinstance(value, Tensor):
+            raise InvalidTypeError(f"{name} is a {type(value)}: it must be a tensor; numba_fftconv.conv2d takes arrays")
+    layer = read(weight, stride, padding, dilation, groups)
+    return FORWARD(*autocast(input.device.type, input, weight, bias), *layer)
+
+
+def read(
+    weight: Tensor, stride: Any, padding: Any, dilation: Any, groups: int
+) -> tuple[options.Pair, tuple[int, int, int, int], options.Pair, int]:
+    """The options of a layer as the operators take them, whatever forms they have."""
+    strides, dilations = options.pair(stride, "stride", stride), options.pair(dilation, "dilation", dilation)
+    (top, bottom), (left, right) = options.pads(padding, weight.shape[2:], strides, dilations)
+    return strides, (top, bottom, left, right), dilations, groups
+
+
+def autocast(device: str, *tensors: Tensor | None) -> tuple[Tensor | None, ...]:
+    """Tensors as torch.autocast wants those of a convolution on a device: all of its dtype, but for float64."""
+    if device not in AUTOCAST_DEVICES or not torch.is_autocast_enabled(device):
+        return tensors
+    dtype = torch.get_autocast_dtype(device)
+    return tuple([tensor.to(dtype) if tensor is not None and tensor.dtype in CAST else tensor for tensor in tensors])
+
+
+# ---- what fits together ----------------------------------------------------------------------------------------------
+
+
+def _check(**tensors: Tensor) -> None:
+    """Raise where tensors are not dense, of one dtype that a layer can have, and on one device."""
+    (_, first), *_ = tensors.items()
+    for name, tensor in tensors.items():
+        if tensor.layout is not torch.strided:
+            raise InvalidTypeError(f"{name} is a tensor of layout {tensor.layout}: pass {name}.to_dense()")
+        if tensor.dtype not in NAMES:
+            raise InvalidTypeError(f"{name} has dtype {tensor.dtype}: it must be {dtypes.ANY}")
+        if tensor.dtype != first.dtype:
+            said = ", ".join(f"{name} has dtype {tensor.dtype}" for name, tensor in tensors.items())
+            raise InvalidTypeError(f"{said}: all tensors must have one dtype, convert them to float32 or to float64")
+        if tensor.device != first.device:
+            said = ", ".join(f"{name} is on {tensor.device}" for name, tensor in tensors.items())
+            raise DeviceMismatchError(f"{said}: all tensors must be on one device, move them there")
+
+
+def geometry(images: Sequence[Any], kernel: Sequence[Any], *layer: Any) -> ConvGeometry:
+    """Of sizes that may be symbols of a tracer: these are no keys of a cache, and to compare them would fix them."""
+    stride, (top, bottom, left, right), dilation, groups = layer
+    padding = (top, bottom), (left, right)
+    ranks_fit = len(images) in (3, 4) and len(kernel) == 4
+    if ranks_fit and not all(type(n) is int for n in (*images, *kernel)):
+        return fitted(options.Layer(tuple(images), tuple(kernel), tuple(stride), padding, tuple(dilation), groups))
+    return of_layer(options.layer(images, kernel, stride, padding, dilation, groups))
+
+
+@lru_cache(1024)
+def _plan(images: torch.Size, kernel: torch.Size, dtype: torch.dtype, device: torch.device, *layer: Any) -> ConvPlan:
+    return ConvPlan.build(geometry(images, kernel, *layer), NAMES[dtype], device=str(device))
+
+
+def plan_of(input: Tensor, weight: Tensor, stride: Any, padding: Any, dilation: Any, groups: int) -> ConvPlan:
+    """The plan of a layer for such tensors."""
+    options = tuple(stride), tuple(padding), tuple(dilation), groups
+    return _plan(input.shape, weight.shape, input.dtype, input.device, *options)
+
+
+# ---- kernels ---------------------------------------------------------------------------------------------------------
+
+
+def _forward(input: Tensor, weight: Tensor, bias: Tensor | None, *layer: Any) -> Tensor:
+    given = {"input": input, "weight": weight} | ({} if bias is None else {"bias": bias})
+    _check(**given)
+    plan = plan_of(input, weight, *layer)
+    out = input.new_empty(plan.geometry.output_shape)
+    return plan.forward(*(tensor.detach() for tensor in given.values()), out=out)
+
+
+def _forward_shape(input: Tensor, weight: Tensor, bias: Tensor | None, *layer: Any) -> Tensor:
+    _check(**{"input": input, "weight": weight} | ({} if bias is None else {"bias": bias}))
+    made = geometry(input.shape, weight.shape, *layer)
+    if bias is not None and bias.shape != (made.K,):
+        raise InvalidShapeError(f"bias has shape {tuple(bias.shape)}: it must be {(made.K,)} here")
+    return input.new_empty(made.output_shape)
+
+
+def _backward(
+    grad_output: Tensor, input: Tensor, weight: Tensor, stride: Any, padding: Any, dilation: Any, groups: int, mask: Any
+) -> tuple[Tensor | None, ...]:
+    _check(grad_output=grad_output, input=input, weight=weight)
+    plan = plan_of(input, weight, stride, padding, dilation, groups)
+    return plan.backward(grad_output.detach(), input.detach(), weight.detach(), output_mask=mask)
+
+
+def _backward_shape(
+    grad_output: Tensor, input: Tensor, weight: Tensor, stride: Any, padding: Any, dilation: Any, groups: int, mask: Any
+) -> tuple[Tensor | None, ...]:
+    _check(grad_output=grad_output, input=input, weight=weight)
+    shapes = input.shape, weight.shape, (weight.shape[0],)
+    return tuple(input.new_empty(shape) if wanted else None for shape, wanted in zip(shapes, mask, strict=True))
+
+
+LIBRARY.impl("conv2d", _forward, "CompositeExplicitAutograd")
+LIBRARY.impl("conv2d_backward", _backward, "CompositeExplicitAutograd")
+torch.library.register_fake("numba_fftconv::conv2d", _forward_shape, lib=LIBRARY)
+torch.library.register_fake("numba_fftconv::conv2d_backward", _backward_shape, lib=LIBRARY)
