@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .operator import BACKWARD, FORWARD, LIBRARY
+from .operator import BACKWARD, FORWARD, LIBRARY, SAVING
 
 
 def _first(tensor: Tensor, dim: int | None, size: int) -> Tensor:
@@ -63,10 +63,18 @@ def _forward_rule(
     return _out_of_channels(y, size, x.dim()), 0
 
 
+def _saving_rule(
+    info: Any, in_dims: tuple[Any, ...], input: Tensor, weight: Tensor, bias: Tensor | None, *layer: Any
+) -> tuple[tuple[Tensor, ...], tuple[int | None, ...]]:
+    """No spectrum is kept."""
+    y, dim = _forward_rule(info, in_dims, input, weight, bias, *layer[:4])
+    return (y, *(y.new_empty(0, dtype=torch.uint8) for _ in range(2))), (dim, None, None)
+
+
 def _backward_rule(
     info: Any, in_dims: tuple[Any, ...], grad_output: Tensor, input: Tensor, weight: Tensor, *layer: Any
 ) -> tuple[tuple[Tensor | None, ...], tuple[int | None, ...]]:
-    size, (*rest, groups, mask) = info.batch_size, layer
+    size, (*rest, groups, mask) = info.batch_size, layer[:5]  # not the spectra, which are of another layer
     dy, x, w = map(_first, (grad_output, input, weight), in_dims, (size,) * 3)
     wanted, dx, dw, db = list(mask), None, None, None
     if mask[0] and in_dims[2] is None:
@@ -90,4 +98,5 @@ def _register(operator: Any, rule: Any) -> None:
 
 
 _register(FORWARD, _forward_rule)
+_register(SAVING, _saving_rule)
 _register(BACKWARD, _backward_rule)

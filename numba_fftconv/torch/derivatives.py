@@ -3,7 +3,7 @@
 y = conv(x, w) + b is linear in x, in w and in b, and so are the gradients dx = conv^T(dy, w), dw = corr(x, dy) and
 db = sum dy in what they are made of. With cotangents gx, gw, gb of the three gradients
 
-    of conv2d             dx, dw, db, as conv2d_backward makes them together
+    of conv2d             dx, dw, db, as conv2d_backward makes them together, from the spectra that conv2d_saving has kept
     of conv2d_backward    in dy: conv(gx, w) + conv(x, gw) + gb       in x: conv^T(dy, gw)       in w: corr(gx, dy)
 
 They are kernels of the dispatcher, so that torch.func and torch.compile find them wherever an operator is called.
@@ -20,7 +20,7 @@ from torch._functorch.utils import enable_single_level_autograd_function
 from torch.autograd import forward_ad
 from torch.autograd.forward_ad import _set_fwd_grad_enabled
 
-from .operator import BACKWARD, FORWARD, LIBRARY, geometry
+from .operator import BACKWARD, FORWARD, LIBRARY, SAVING, geometry
 
 Gradients = tuple[Tensor | None, ...]
 NONE: Gradients = (None, None, None)
@@ -32,26 +32,26 @@ def _sum(terms: Iterable[Tensor | None]) -> Tensor | None:
     return sum(there[1:], there[0]) if there else None
 
 
-def _gradients(ctx: Any, grad_output: Tensor) -> Gradients:
-    """Of conv2d."""
-    input, weight, _ = ctx.saved_tensors
-    return BACKWARD(grad_output, input, weight, *ctx.layer, ctx.needs)
+def _gradients(ctx: Any, grad_output: Tensor, *_: None) -> Gradients:
+    """Of conv2d and conv2d_saving."""
+    input, weight, _, *spectra = ctx.saved_tensors
+    return BACKWARD(grad_output, input, weight, *ctx.layer[:4], ctx.needs, *spectra)
 
 
 def _tangents(ctx: Any, tx: Tensor | None, tw: Tensor | None, tb: Tensor | None) -> Tensor | None:
     """Of conv2d: conv(tx, w) + conv(x, tw) + tb."""
-    x, w, _ = ctx.saved_tensors
-    shape = geometry(x.shape, w.shape, *ctx.layer).output_shape
+    (x, w, *_), layer = ctx.saved_tensors, ctx.layer[:4]
+    shape = geometry(x.shape, w.shape, *layer).output_shape
     return _sum((
-        None if tx is None else FORWARD(tx, w, None, *ctx.layer),
-        None if tw is None else FORWARD(x, tw, None, *ctx.layer),
+        None if tx is None else FORWARD(tx, w, None, *layer),
+        None if tw is None else FORWARD(x, tw, None, *layer),
         None if tb is None else tb[:, None, None].expand(shape),
     ))
 
 
 def _gradients_of_backward(ctx: Any, gx: Tensor | None, gw: Tensor | None, gb: Tensor | None) -> Gradients:
     """Of conv2d_backward; an operand of which a gradient has the shape alone is any tensor of that shape."""
-    (dy, x, w), (*layer, _), (of_dy, of_x, of_w) = ctx.saved_tensors, ctx.layer, ctx.needs
+    (dy, x, w), layer, (of_dy, of_x, of_w) = ctx.saved_tensors, ctx.layer[:4], ctx.needs
     in_dy = (
         None if gx is None else FORWARD(gx, w, None, *layer),
         None if gw is None else FORWARD(x, gw, None, *layer),
@@ -66,7 +66,7 @@ def _gradients_of_backward(ctx: Any, gx: Tensor | None, gw: Tensor | None, gb: T
 
 def _tangents_of_backward(ctx: Any, tdy: Tensor | None, tx: Tensor | None, tw: Tensor | None) -> Gradients:
     """Of conv2d_backward: what is made of two operands changes with either."""
-    (dy, x, w), (*layer, mask) = ctx.saved_tensors, ctx.layer
+    (dy, x, w), (*layer, mask) = ctx.saved_tensors, ctx.layer[:5]
     parts = (
         NONE if tdy is None else BACKWARD(tdy, x, w, *layer, mask),
         NONE if tx is None else BACKWARD(dy, tx, w, *layer, [False, mask[1], False]),
@@ -79,8 +79,11 @@ def _requires_grad(tensor: Tensor | None) -> bool:
     return tensor is not None and tensor.requires_grad
 
 
-def _differentiate(operator: Any, gradients: Callable[..., Gradients], tangents: Callable[..., Any]) -> None:
-    """Give an operator of three tensors its derivatives, which find the tensors, the rest and what is needed in ctx."""
+def _differentiate(
+    operator: Any, gradients: Callable[..., Gradients], tangents: Callable[..., Any], saves: bool = False
+) -> None:
+    """Give an operator of three tensors its derivatives, which find the tensors, the rest and what is needed in ctx;
+    where it `saves`, all its results but the first, too."""
 
     def below(keys: Any, *given: Any) -> Any:
         with torch._C._AutoDispatchBelowAutograd():
@@ -89,12 +92,15 @@ def _differentiate(operator: Any, gradients: Callable[..., Gradients], tangents:
     class Recorded(torch.autograd.Function):
         @staticmethod
         def forward(ctx: Any, keys: Any, *given: Any) -> Any:
-            ctx.save_for_backward(*given[:3])
+            with torch.enable_grad(), _set_fwd_grad_enabled(True):  # for the transforms that enclose this one
+                result = below(keys, *given)
+            saved = result[1:] if saves else ()
+            ctx.mark_non_differentiable(*saved)
+            ctx.save_for_backward(*given[:3], *saved)
             ctx.save_for_forward(*given[:3])
             ctx.layer, ctx.needs = given[3:], list(ctx.needs_input_grad[1:4])
             ctx.set_materialize_grads(False)
-            with torch.enable_grad(), _set_fwd_grad_enabled(True):  # for the transforms that enclose this one
-                return below(keys, *given)
+            return result
 
         @staticmethod
         def backward(ctx: Any, *cotangents: Tensor | None) -> Any:
@@ -103,7 +109,8 @@ def _differentiate(operator: Any, gradients: Callable[..., Gradients], tangents:
 
         @staticmethod
         def jvp(ctx: Any, _: Any, *given: Any) -> Any:
-            return tangents(ctx, *given[:3])
+            found = tangents(ctx, *given[:3])
+            return (found, None, None) if saves else found
 
     # The dispatcher has peeled the transforms of torch.func off already; Function.apply itself would do so once more.
     record = super(torch.autograd.Function, Recorded).apply
@@ -120,4 +127,5 @@ def _differentiate(operator: Any, gradients: Callable[..., Gradients], tangents:
 
 
 _differentiate(FORWARD, _gradients, _tangents)
+_differentiate(SAVING, _gradients, _tangents, saves=True)
 _differentiate(BACKWARD, _gradients_of_backward, _tangents_of_backward)

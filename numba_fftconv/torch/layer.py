@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import _get_current_dispatch_mode
 
+from .. import options
 from ..plan import ConvPlan
 from ..spectral import SpectralWeight
 from .operator import conv2d, plan_of, read
@@ -32,6 +33,7 @@ class FFTConv2d(nn.Conv2d):
     ----------
     in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode, device, dtype : as
         those of torch.nn.Conv2d; so are the parameters, their initial values and the keys of the state.
+    save, save_limit : which spectra may be kept for backward, as of `numba_fftconv.torch.conv2d`.
 
     Returns
     -------
@@ -54,6 +56,15 @@ class FFTConv2d(nn.Conv2d):
 
     _kept: Kept | None = None
 
+    def __init__(self, *arguments: Any, save: str = "none", save_limit: int | None = None, **named: Any) -> None:
+        options.save(save), options.save_limit(save_limit)
+        super().__init__(*arguments, **named)
+        self.save, self.save_limit = save, save_limit
+
+    def extra_repr(self) -> str:
+        limit = "" if self.save_limit is None else f", save_limit={self.save_limit}"
+        return super().extra_repr() + (f", save={self.save}{limit}" if self.save != "none" else "")
+
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         padding: Any = self.padding
         if self.padding_mode != "zeros":
@@ -64,7 +75,8 @@ class FFTConv2d(nn.Conv2d):
             operands = input.detach(), self._spectrum(plan, weight)
             out = input.new_empty(plan.geometry.output_shape)
             return plan.forward(*operands, None if bias is None else bias.detach(), out=out)
-        return conv2d(input, weight, bias, self.stride, padding, self.dilation, self.groups)
+        keep = {"save": self.save, "save_limit": self.save_limit}
+        return conv2d(input, weight, bias, self.stride, padding, self.dilation, self.groups, **keep)
 
     def _keeps(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
         """Whether this is a plain call in evaluation: nothing traces, transforms, captures or records it."""

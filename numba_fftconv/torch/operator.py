@@ -1,9 +1,11 @@
 """conv2d as operators of torch: what they compute, and of what shape that is.
 
     numba_fftconv::conv2d(x, w, bias, ...) -> y
-    numba_fftconv::conv2d_backward(dy, x, w, ..., output_mask) -> dx, dw, db      None where the mask has False
+    numba_fftconv::conv2d_saving(x, w, bias, ..., save, save_limit) -> y, X, W        spectra that are worth keeping
+    numba_fftconv::conv2d_backward(dy, x, w, ..., output_mask, X, W) -> dx, dw, db    None where the mask has False
 
-Each has two kernels. The one runs a plan of the package on the tensors as they lie, in host memory or on the current
+Spectra are bytes in torch's memory, none where a spectrum is not kept; conv2d_backward transforms what it does not
+find, and dy once for both gradients where the plan shares it. Each operator has two kernels. The one runs a plan of the package on the tensors as they lie, in host memory or on the current
 stream of their GPU. The other makes an empty tensor of the right shape for whoever traces or asks on the meta device;
 that shape is plain arithmetic of the geometry, whose sizes may be symbols. Results are contiguous. Derivatives are in
 derivatives.py, the rules of vmap in batching.py.
@@ -32,16 +34,23 @@ LAYER = "SymInt[2] stride, SymInt[4] padding, SymInt[2] dilation, SymInt groups"
 TAGS = (torch.Tag.pt2_compliant_tag,)
 LIBRARY.define(f"conv2d(Tensor input, Tensor weight, Tensor? bias, {LAYER}) -> Tensor", tags=TAGS)
 LIBRARY.define(
-    f"conv2d_backward(Tensor grad_output, Tensor input, Tensor weight, {LAYER}, bool[3] output_mask)"
+    f"conv2d_saving(Tensor input, Tensor weight, Tensor? bias, {LAYER}, str save, SymInt? save_limit)"
     " -> (Tensor, Tensor, Tensor)",
     tags=TAGS,
 )
+LIBRARY.define(
+    f"conv2d_backward(Tensor grad_output, Tensor input, Tensor weight, {LAYER}, bool[3] output_mask,"
+    " Tensor? input_spectrum=None, Tensor? weight_spectrum=None) -> (Tensor, Tensor, Tensor)",
+    tags=TAGS,
+)
+SAVING = torch.ops.numba_fftconv.conv2d_saving.default
 FORWARD, BACKWARD = torch.ops.numba_fftconv.conv2d.default, torch.ops.numba_fftconv.conv2d_backward.default
 
 
 def conv2d(
     input: Tensor, weight: Tensor, bias: Tensor | None = None,
-    stride: Any = 1, padding: Any = 0, dilation: Any = 1, groups: int = 1,
+    stride: Any = 1, padding: Any = 0, dilation: Any = 1, groups: int = 1, *,
+    save: str = "none", save_limit: int | None = None,
 ) -> Tensor:  # fmt: skip
     """Convolve every image with every filter by FFT: torch.nn.functional.conv2d, with its derivatives of any order.
 
@@ -54,6 +63,9 @@ def conv2d(
     stride, dilation : int or (rows, columns), in samples.
     padding : zeros around the input, in samples: int, (rows, columns), ((top, bottom), (left, right)), 'valid', 'same'.
     groups : int that divides both C and K.
+    save : which spectra may be kept for backward, in place of transforming again: 'none', 'input', 'weight' or 'all'.
+        Kept are those that save time there (`ConvPlan.kept`); the results have the same bits.
+    save_limit : bytes that they may take, or None.
 
     Under torch.autocast tensors are cast first, as those of torch.nn.functional.conv2d are.
 
@@ -83,7 +95,15 @@ def conv2d(
         if not isinstance(value, Tensor):
             raise InvalidTypeError(f"{name} is a {type(value)}: it must be a tensor; numba_fftconv.conv2d takes arrays")
     layer = read(weight, stride, padding, dilation, groups)
-    return FORWARD(*autocast(input.device.type, input, weight, bias), *layer)
+    tensors, useful = autocast(input.device.type, input, weight, bias), _useful(input, weight, save)
+    return SAVING(*tensors, *layer, useful, save_limit)[0] if useful != "none" else FORWARD(*tensors, *layer)
+
+
+def _useful(input: Tensor, weight: Tensor, save: str) -> str:
+    """What of a policy a backward pass can use: dw reads the input, and dx the weight."""
+    is_read = {"input": weight.requires_grad, "weight": input.requires_grad}
+    names = tuple([name for name in options.save(save) if torch.is_grad_enabled() and is_read[name]])
+    return next(word for word, allowed in options.SAVES.items() if allowed == names)
 
 
 def read(
@@ -137,6 +157,16 @@ def _plan(images: torch.Size, kernel: torch.Size, dtype: torch.dtype, device: to
     return ConvPlan.build(geometry(images, kernel, *layer), NAMES[dtype], device=str(device))
 
 
+@lru_cache(1024)
+def _spectrum_bytes(
+    images: torch.Size, kernel: torch.Size, dtype: torch.dtype, device: torch.device, *layer: Any
+) -> tuple[int, ...]:
+    *of_plan, save, save_limit = layer
+    plan = _plan(images, kernel, dtype, device, *of_plan)
+    kept = plan.kept(save, save_limit)
+    return tuple(plan.spectrum_size[name] if name in kept else 0 for name in ("input", "weight"))
+
+
 def plan_of(input: Tensor, weight: Tensor, stride: Any, padding: Any, dilation: Any, groups: int) -> ConvPlan:
     """The plan of a layer for such tensors."""
     options = tuple(stride), tuple(padding), tuple(dilation), groups
@@ -154,6 +184,35 @@ def _forward(input: Tensor, weight: Tensor, bias: Tensor | None, *layer: Any) ->
     return plan.forward(*(tensor.detach() for tensor in given.values()), out=out)
 
 
+def _saving(input: Tensor, weight: Tensor, bias: Tensor | None, *layer: Any) -> tuple[Tensor, ...]:
+    given = {"input": input, "weight": weight} | ({} if bias is None else {"bias": bias})
+    _check(**given)
+    plan, (X, W) = plan_of(input, weight, *layer[:4]), _spectra(input, weight, *layer)
+    x, w, *rest = (tensor.detach() for tensor in given.values())
+    operands = plan.transform_input(x, out=X) if X.numel() else x, plan.transform_weight(w, out=W) if W.numel() else w
+    out = input.new_empty(plan.geometry.output_shape)
+    return plan.forward(*operands, *rest, out=out), X, W
+
+
+def _saving_shape(input: Tensor, weight: Tensor, bias: Tensor | None, *layer: Any) -> tuple[Tensor, ...]:
+    return _forward_shape(input, weight, bias, *layer[:4]), *_spectra(input, weight, *layer)
+
+
+def _spectra(
+    input: Tensor, weight: Tensor, stride: Any, padding: Any, dilation: Any, groups: int, save: str, limit: int | None
+) -> list[Tensor]:
+    """Memory for both spectra, none for one that is not kept; of a tracer to which sizes are symbols, of some size."""
+    if input.device.type not in ("cpu", "cuda"):
+        sizes: Any = 0, 0
+    elif all(type(n) is int for n in (*input.shape, *weight.shape)):
+        layer = tuple(stride), tuple(padding), tuple(dilation), groups
+        sizes = _spectrum_bytes(input.shape, weight.shape, input.dtype, input.device, *layer, save, limit)
+    else:
+        context = torch.library.get_ctx()
+        sizes = context.new_dynamic_size(), context.new_dynamic_size()
+    return [input.new_empty(size, dtype=torch.uint8) for size in sizes]
+
+
 def _forward_shape(input: Tensor, weight: Tensor, bias: Tensor | None, *layer: Any) -> Tensor:
     _check(**{"input": input, "weight": weight} | ({} if bias is None else {"bias": bias}))
     made = geometry(input.shape, weight.shape, *layer)
@@ -163,22 +222,31 @@ def _forward_shape(input: Tensor, weight: Tensor, bias: Tensor | None, *layer: A
 
 
 def _backward(
-    grad_output: Tensor, input: Tensor, weight: Tensor, stride: Any, padding: Any, dilation: Any, groups: int, mask: Any
-) -> tuple[Tensor | None, ...]:
+    grad_output: Tensor, input: Tensor, weight: Tensor, stride: Any, padding: Any, dilation: Any, groups: int,
+    mask: Any, input_spectrum: Tensor | None = None, weight_spectrum: Tensor | None = None,
+) -> tuple[Tensor | None, ...]:  # fmt: skip
     _check(grad_output=grad_output, input=input, weight=weight)
     plan = plan_of(input, weight, stride, padding, dilation, groups)
-    return plan.backward(grad_output.detach(), input.detach(), weight.detach(), output_mask=mask)
+    x, w = input.detach(), weight.detach()
+    if input_spectrum is not None and input_spectrum.numel():
+        x = plan.read_spectrum("input", input_spectrum, x)
+    if weight_spectrum is not None and weight_spectrum.numel():
+        w = plan.read_spectrum("weight", weight_spectrum)
+    return plan.backward(grad_output.detach(), x, w, output_mask=mask)
 
 
 def _backward_shape(
-    grad_output: Tensor, input: Tensor, weight: Tensor, stride: Any, padding: Any, dilation: Any, groups: int, mask: Any
-) -> tuple[Tensor | None, ...]:
+    grad_output: Tensor, input: Tensor, weight: Tensor, stride: Any, padding: Any, dilation: Any, groups: int,
+    mask: Any, input_spectrum: Tensor | None = None, weight_spectrum: Tensor | None = None,
+) -> tuple[Tensor | None, ...]:  # fmt: skip
     _check(grad_output=grad_output, input=input, weight=weight)
     shapes = input.shape, weight.shape, (weight.shape[0],)
     return tuple(input.new_empty(shape) if wanted else None for shape, wanted in zip(shapes, mask, strict=True))
 
 
 LIBRARY.impl("conv2d", _forward, "CompositeExplicitAutograd")
+LIBRARY.impl("conv2d_saving", _saving, "CompositeExplicitAutograd")
 LIBRARY.impl("conv2d_backward", _backward, "CompositeExplicitAutograd")
 torch.library.register_fake("numba_fftconv::conv2d", _forward_shape, lib=LIBRARY)
+torch.library.register_fake("numba_fftconv::conv2d_saving", _saving_shape, lib=LIBRARY)
 torch.library.register_fake("numba_fftconv::conv2d_backward", _backward_shape, lib=LIBRARY)
