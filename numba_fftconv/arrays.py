@@ -201,7 +201,11 @@ def like(result: np.ndarray | None, model: Any) -> Any:
     take = dlpack.taker(model)
     if take is None:
         return result
-    made = take(dlpack.Shown(result))
+    try:
+        made = take(dlpack.Shown(result))
+    except (TypeError, ValueError, RuntimeError, BufferError) as error:
+        said = f"the library of {_type_name(model)} takes no {dtypes.name_of(result.dtype)}, which the result is of"
+        raise InvalidTypeError(f"{said}, {error}: pass out, an array of NumPy or of another library") from error
     home = getattr(model, "device", None)  # of the devices of host memory, which JAX numbers, DLPack knows the first
     return made if home == getattr(made, "device", None) else made.to_device(home)
 

@@ -298,8 +298,11 @@ def test_results_are_taken_by_a_library_with_dlpack(dtype: str, gpu: Gpu) -> Non
 def test_a_library_with_dlpack_is_read_so(gpu: Gpu) -> None:
     """Although it has the CUDA array interface, which names no stream; a call like one of Numba's is no repetition."""
     jax, plan = Jax(gpu), plan_on()
-    for _ in range(3):
-        assert type(plan.forward(gpu.array(X), gpu.array(W))) is DeviceArray
+    alike = gpu.array(X), gpu.array(W)
+    for array in alike:
+        array.host.flags.writeable = False
+    for _ in range(2):
+        assert type(plan.forward(*alike)) is DeviceArray
     y = plan.forward(jax.array(X), jax.array(W))
     assert type(y) is JaxArray and is_near(y.host, WANT["forward"])
     assert jax.shown[-4:] == [-1, -1, 1, 1], "no wait where it is read, and before the launch the stream of the call"
