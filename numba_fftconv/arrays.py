@@ -9,12 +9,11 @@ library already, and sys.modules has it.
 import math
 import sys
 from collections.abc import Callable, Mapping
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 
-from . import dtypes
+from . import dlpack, dtypes
 from .errors import (
     DeviceMismatchError,
     FFTConvError,
@@ -25,10 +24,12 @@ from .errors import (
 )
 
 ALIGNMENT = 64  # bytes: a cache line, and one AVX-512 vector
-HOST_MEMORY = {1, 3, 11}  # DLPack devices: CPU, and host memory pinned for CUDA or ROCm
-CUDA_MEMORY = {2, 13}  # DLPack devices: CUDA, CUDA managed
+HOST_MEMORY = {dlpack.CPU, 3, 11}  # DLPack devices: CPU, and host memory pinned for CUDA or ROCm
+CUDA_MEMORY = {dlpack.CUDA, 13}  # DLPack devices: CUDA, CUDA managed
 OVERLAP_WORK = 10**6  # candidates tried before two interleaved arrays count as overlapping
 NEW_ARRAY = "pass a writable array with memory of its own, such as numpy.empty makes"
+ONE_DEVICE = "pass a dense array that lies on one device"
+UNTRACED = "call this outside of jax.jit, jax.grad and jax.vmap, or through jax.pure_callback"
 PLAIN_ARRAY = "it must be an array of NumPy, torch, CuPy, Numba or another library with DLPack"
 
 
@@ -51,7 +52,8 @@ def _on_gpu(value: Any, name: str) -> bool:
     try:
         return hasattr(value, "__dlpack_device__") and value.__dlpack_device__()[0] in CUDA_MEMORY
     except Exception as error:  # whatever the caller's own class raises
-        raise InvalidTypeError(f"{name} is a {_type_name(value)} that cannot say where it lies, {error}") from error
+        said = f"{name} is a {_type_name(value)} that cannot say where it lies, {error}"
+        raise InvalidTypeError(f"{said}: {ONE_DEVICE}") from error
 
 
 def check_devices(read: Mapping[str, Any]) -> None:
@@ -73,11 +75,14 @@ def host(value: Any, name: str) -> np.ndarray:
     except FFTConvError:
         raise
     except (TypeError, ValueError, RuntimeError, BufferError) as error:
-        raise InvalidTypeError(f"{said} that NumPy cannot read, {error}: pass dense {dtypes.ANY}") from error
+        of = f"{said} of dtype {value.dtype}" if hasattr(value, "dtype") else said
+        raise InvalidTypeError(f"{of} that NumPy cannot read, {error}: pass dense {dtypes.ANY}") from error
 
 
 def _foreign(value: Any, name: str, said: str) -> np.ndarray:
     """The same of what is no NumPy array; what a library raises where it is asked, it raises."""
+    if _is_traced(value):
+        raise InvalidTypeError(f"{said}, an array that JAX traces, which has no samples yet: {UNTRACED}")
     if isinstance(value, np.ma.MaskedArray) or not hasattr(value, "__dlpack_device__"):
         raise InvalidTypeError(f"{said}: {PLAIN_ARRAY}")
     if getattr(value, "requires_grad", False):
@@ -85,7 +90,7 @@ def _foreign(value: Any, name: str, said: str) -> np.ndarray:
     device = value.__dlpack_device__()[0]
     if device in HOST_MEMORY:
         # torch's own way refuses tensors negated or zero by a flag; DLPack would hand out their stored samples.
-        return _of_torch(value) if _is_torch(value) else np.from_dlpack(value)
+        return _of_torch(value) if _is_torch(value) else dlpack.read(value)
     raise InvalidTypeError(f"{said} on DLPack device {int(device)}: it must be in host memory or on a GPU of NVIDIA")
 
 
@@ -184,16 +189,33 @@ def like(result: np.ndarray | None, model: Any) -> Any:
     if result is None:
         return result
     if isinstance(model, np.ndarray):
-        return result.view(model.dtype) if result.dtype == dtypes.BFLOAT16 else result
-    if hasattr(result, "owner"):  # made by the library itself, on its GPU
-        return result.owner
+        return result.view(_bfloat16_of(model)) if result.dtype == dtypes.BFLOAT16 else result
+    on_gpu: Any = result
+    if hasattr(on_gpu, "owner"):
+        return on_gpu.handed_over()
     if _is_torch(model):
         torch = sys.modules["torch"]
         if result.dtype == dtypes.BFLOAT16:
             return torch.from_numpy(result.view(np.int16)).view(torch.bfloat16)
         return torch.from_numpy(result)
-    from_dlpack = getattr(_library(model), "from_dlpack", None)
-    return result if from_dlpack is None else from_dlpack(result)
+    take = dlpack.taker(model)
+    if take is None:
+        return result
+    try:
+        made = take(dlpack.Shown(result))
+    except (TypeError, ValueError, RuntimeError, BufferError) as error:
+        said = f"the library of {_type_name(model)} takes no {dtypes.name_of(result.dtype)}, which the result is of"
+        raise InvalidTypeError(f"{said}, {error}: pass out, an array of NumPy or of another library") from error
+    home = getattr(model, "device", None)  # of the devices of host memory, which JAX numbers, DLPack knows the first
+    return made if home == getattr(made, "device", None) else made.to_device(home)
+
+
+def _bfloat16_of(model: np.ndarray) -> np.dtype:
+    """What a caller of NumPy calls bfloat16: as his own array does, or ml_dtypes where he has imported it."""
+    if model.dtype == dtypes.BFLOAT16 or dtypes.is_bfloat16(model.dtype):
+        return model.dtype
+    named = sys.modules.get("ml_dtypes")
+    return dtypes.BFLOAT16 if named is None else np.dtype(named.bfloat16)
 
 
 def scratch(
@@ -257,11 +279,9 @@ def _is_torch(value: Any) -> bool:
     return torch is not None and isinstance(value, torch.Tensor)
 
 
-def _library(model: Any) -> ModuleType | Any:
-    """The namespace that an array names, or the top package of its type."""
-    if hasattr(model, "__array_namespace__"):
-        return model.__array_namespace__()
-    return sys.modules.get(type(model).__module__.partition(".")[0])
+def _is_traced(value: Any) -> bool:
+    jax = sys.modules.get("jax")
+    return jax is not None and isinstance(value, jax.core.Tracer)
 
 
 def _type_name(value: Any) -> str:

@@ -99,6 +99,7 @@ class FakeDriver:
         self.started, self.version = OK, 13000  # what cuInit and cuDriverGetVersion say
         self.architectures = [(9, 0), (9, 0)]  # of the devices
         self.shared_bytes, self.multiprocessors = 232448, 132
+        self.is_busy = False  # whether events have still to happen
         self.log: list[Event] = []
         self.regions: list[Region] = []
         self.streams: dict[int, int] = {}  # their devices
@@ -244,6 +245,10 @@ class FakeDriver:
             return (E.CUDA_ERROR_INVALID_HANDLE,)
         self.log.append(Event("wait", (stream, int(event))))
         return (OK,)
+
+    def cuEventQuery(self, event: Any) -> tuple[Any]:
+        """A test says whether events have still to happen."""
+        return (E.CUDA_ERROR_NOT_READY if self.is_busy else OK,)
 
     def cuEventSynchronize(self, event: Any) -> tuple[Any]:
         return (OK if int(event) in self.events else E.CUDA_ERROR_INVALID_HANDLE,)

@@ -1,7 +1,8 @@
-"""Libraries of device arrays as test doubles, on the memory of fake_driver.py: Numba, torch and CuPy.
+"""Libraries of device arrays as test doubles, on the memory of fake_driver.py: Numba, torch, CuPy and JAX.
 
 The fixture `gpu` is the fake driver with a Numba that allocates there, before anything was planned or kept for a GPU.
 `install_torch` and `install_cupy` put the others where callers have imported them: as much of each as the package asks.
+A `Jax` is asked for nothing by name.
 """
 
 import contextlib
@@ -14,7 +15,7 @@ import numpy as np
 import pytest
 from fake_driver import DeviceArray, FakeDriver, Region
 
-from numba_fftconv import clear_cache
+from numba_fftconv import clear_cache, dlpack
 from numba_fftconv.cuda import arrays
 from numba_fftconv.dtypes import name_of
 
@@ -203,3 +204,61 @@ def install_cupy(gpu: Gpu, monkeypatch: pytest.MonkeyPatch) -> Cupy:
     module = Cupy(gpu)
     monkeypatch.setitem(sys.modules, "cupy", module)
     return module
+
+
+# ---- JAX
+
+
+class JaxArray:
+    """An immutable array with DLPack from before 1.0, and of what it can name a CUDA array interface 2."""
+
+    def __init__(self, jax: "Jax", host: np.ndarray, device: int, dtype: str = "", code: int | None = None) -> None:
+        self.jax, self.host, self.device, self.code = jax, host, device, code
+        self.shape, self.dtype = host.shape, dtype or name_of(host.dtype)
+
+    def __array_namespace__(self) -> "Jax":
+        return self.jax
+
+    @property
+    def __cuda_array_interface__(self) -> dict[str, Any]:
+        if self.host.dtype.kind == "V":
+            raise AttributeError("not supported for BF16 buffers")
+        shown = {name: self.host.__array_interface__[name] for name in ("shape", "typestr", "strides")}
+        return {**shown, "data": (self.host.ctypes.data, True), "version": 2}
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        return 2, self.device
+
+    def __dlpack__(self, *, stream: int | None = None) -> Any:
+        self.jax.shown.append(stream)
+        capsule = dlpack.Shown(self.host, (2, self.device)).__dlpack__()
+        if self.code is not None:
+            dlpack._tensor(capsule).code = self.code
+        return capsule
+
+
+class Jax:
+    """The namespace: it has made no memory, and takes what it is shown for a stream of its own."""
+
+    def __init__(self, gpu: Gpu) -> None:
+        self.gpu, self.ready = gpu, gpu.driver.stream(1)
+        self.shown: list[int | None] = []  # the streams that arrays were shown for
+
+    def array(self, values: np.ndarray, device: int = 0, **dtype: Any) -> JaxArray:
+        return JaxArray(self, self.gpu.array(values, device).host, device, **dtype)
+
+    def from_dlpack(self, other: Any) -> JaxArray:
+        kind, index = other.__dlpack_device__()
+        assert kind == 2
+        stream = self.ready if index == 1 else 1
+        capsule = other.__dlpack__(stream=stream)
+        tensor = dlpack._tensor(capsule)
+        assert (tensor.device_type, tensor.device_id) == (kind, index)
+        holder = SimpleNamespace(__dlpack__=lambda **options: capsule)
+        return JaxArray(self, dlpack.read(holder), index)
+
+    @property
+    def waits(self) -> list[tuple[int, int]]:
+        """(waiting, waited for): pairs of streams, of the events that were waited for."""
+        recorded = {event.details[0]: event.details[1] for event in self.gpu.driver.log if event.what == "record"}
+        return [(event.details[0], recorded[event.details[1]]) for event in self.gpu.driver.log if event.what == "wait"]

@@ -6,6 +6,7 @@ The driver is that of fake_driver.py, the libraries those of fake_libraries.py.
 import gc
 import threading
 import weakref
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,6 +16,8 @@ from fake_driver import DeviceArray, fixture_of_fake_driver  # noqa: F401
 from fake_libraries import (
     CupyArray,
     Gpu,
+    Jax,
+    JaxArray,
     Made,
     Tensor,
     fixture_of_gpu,  # noqa: F401
@@ -27,7 +30,8 @@ from strategies import PASSES, Arrays, Problem, call, poisoned
 
 from numba_fftconv import clear_cache, conv2d, conv2d_backward
 from numba_fftconv.cuda import arrays
-from numba_fftconv.errors import CudaError
+from numba_fftconv.dtypes import name_of, rounded, widened
+from numba_fftconv.errors import CudaError, DeviceMismatchError, InvalidOptionError, InvalidTypeError
 
 pytestmark = compiles
 
@@ -142,6 +146,7 @@ STREAMS = {
     "Numba": Stream,
     "a handle of ctypes": holder(handle=lambda number: SimpleNamespace(value=number)),
     "protocol": Protocol,
+    "protocol beside others": holder(__cuda_stream__=lambda n: lambda: (0, n), ptr=lambda n: -1, handle=lambda n: -1),
     "protocol as an attribute": holder(__cuda_stream__=lambda number: (0, number)),
 }
 
@@ -151,6 +156,45 @@ def test_streams_of_every_kind(kind: str, gpu: Gpu) -> None:
     handle = gpu.driver.stream()
     conv2d(gpu.array(X), gpu.array(W), plan=plan_on(), stream=STREAMS[kind](handle))
     assert gpu.streams == {handle} and {made.stream for made in gpu.made} == {handle}
+
+
+BROKEN = {
+    "version 1": holder(__cuda_stream__=lambda number: (1, number)),
+    "no pair": holder(__cuda_stream__=lambda number: number),
+    "three": holder(__cuda_stream__=lambda number: (0, number, 0)),
+    "a float": holder(__cuda_stream__=lambda number: (0, float(number))),
+    "closed": holder(__cuda_stream__=lambda number: lambda: 1 // 0),
+    "no stream": holder(queue=int),
+}
+
+
+@pytest.mark.parametrize("kind", BROKEN)
+def test_what_is_no_stream(kind: str, gpu: Gpu) -> None:
+    with pytest.raises(InvalidOptionError, match=r"stream is .*handle as an int"):
+        conv2d(gpu.array(X), gpu.array(W), plan=plan_on(), stream=BROKEN[kind](gpu.driver.stream()))
+    assert not gpu.driver.log
+
+
+def test_default_streams_are_of_their_device(gpu: Gpu) -> None:
+    """All have one handle; torch and CuPy say of which device an object is, CuPy -1 where it does not know."""
+    x, w, plan = gpu.array(X, 1), gpu.array(W, 1), plan_on("cuda:1")
+    for handle in (0, 1, 2):
+        for word in ({"cuda_stream": handle, "device_index": 0}, {"ptr": handle, "device_id": 0}):
+            with pytest.raises(DeviceMismatchError, match="of device 0, the arrays are on device 1"):
+                plan.forward(x, w, stream=SimpleNamespace(**word))
+        gpu.driver.log.clear()
+        for word in ({"cuda_stream": handle, "device_index": 1}, {"ptr": handle, "device_id": -1}):
+            assert is_near(plan.forward(x, w, stream=SimpleNamespace(**word)).host, WANT["forward"])
+        assert gpu.streams == {handle}
+
+
+def test_a_stream_of_another_device(gpu: Gpu, monkeypatch: pytest.MonkeyPatch) -> None:
+    install_torch(gpu, monkeypatch)
+    x, w, there = Tensor(gpu.array(X).host), Tensor(gpu.array(W).host), gpu.driver.stream(1)
+    for stream in (there, Protocol(there), SimpleNamespace(cuda_stream=there, device_index=1)):
+        with pytest.raises(DeviceMismatchError, match="of device 1, the arrays are on device 0"):
+            conv2d(x, w, plan=plan_on(), stream=stream)
+    assert not gpu.driver.log
 
 
 @pytest.mark.parametrize("null", [None, 0, holder(handle=lambda n: SimpleNamespace(value=None))(0)])
@@ -213,10 +257,91 @@ def test_arrays_by_dlpack(gpu: Gpu) -> None:
     plan = plan_on("cuda:1")
     assert plan.forward(x, w, out=out, stream=stream) is out and is_near(out.host, WANT["forward"])
     exports = [*3 * ["export for -1"], *3 * [f"export for {stream}"]]
-    assert [event.what for event in gpu.driver.log] == [*exports, *4 * ["launch"]]
+    assert [event.what for event in gpu.driver.log] == [*exports, *4 * ["launch"], *3 * ["record"]]
+    assert {event.details[1] for event in gpu.driver.log[-3:]} == {stream}
     gpu.driver.log.clear()
     assert type(plan.forward(x, w)) is DeviceArray
     assert [event.what for event in gpu.driver.log[2:4]] == 2 * ["export for 1"]
+
+
+# ---- a library like JAX, which has DLPack both ways
+
+
+JAXLIKE = pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
+
+
+@JAXLIKE
+def test_results_are_taken_by_a_library_with_dlpack(dtype: str, gpu: Gpu) -> None:
+    """Arrays of it come back, of its dtype, from all passes; what it does with them next waits for the call."""
+    jax, stream = Jax(gpu), gpu.driver.stream(1)
+    x, w, dy, bias = (rounded(a, dtype) for a in (X, W, DY, BIAS))
+    problem = replace(LAYER, dtype=dtype)
+    want = problem.expected(Arrays(*map(widened, (x, w, dy))))
+    plan, near = plan_on("cuda:1", problem), 0.02 if dtype != "float32" else 1e-5
+    given = [jax.array(a, 1) for a in (x, w, dy, bias)]
+    results = {
+        "forward": plan.forward(*given[:2], given[3], stream=stream),
+        "input_grad": plan.input_grad(given[2], given[1], stream=stream),
+        "weight_grad": plan.weight_grad(given[0], given[2], stream=stream),
+    }
+    want["forward"] = want["forward"] + widened(bias)[:, None, None]
+    results["dx"], results["dw"], db = plan.backward(given[2], given[0], given[1], stream=stream)
+    for name, got in results.items():
+        exact = want[{"dx": "input_grad", "dw": "weight_grad"}.get(name, name)]
+        assert type(got) is JaxArray and name_of(got.host.dtype) == dtype and got.device == 1, name
+        assert got.shape == exact.shape and np.allclose(widened(got.host), exact, rtol=near, atol=near), name
+    assert type(db) is JaxArray and np.allclose(widened(db.host), widened(dy).sum((0, 2, 3)), rtol=near, atol=near)
+    assert gpu.streams == {stream}
+    assert jax.waits == 6 * [(jax.ready, stream)], "the stream of the library waits for that of the call, each time"
+
+
+def test_a_library_with_dlpack_is_read_so(gpu: Gpu) -> None:
+    """Although it has the CUDA array interface, which names no stream; a call like one of Numba's is no repetition."""
+    jax, plan = Jax(gpu), plan_on()
+    alike = gpu.array(X), gpu.array(W)
+    for array in alike:
+        array.host.flags.writeable = False
+    for _ in range(2):
+        assert type(plan.forward(*alike)) is DeviceArray
+    y = plan.forward(jax.array(X), jax.array(W))
+    assert type(y) is JaxArray and is_near(y.host, WANT["forward"])
+    assert jax.shown[-4:] == [-1, -1, 1, 1], "no wait where it is read, and before the launch the stream of the call"
+    mixed = plan.forward(gpu.array(X), jax.array(W)), plan.forward(jax.array(X), gpu.array(W))
+    assert [type(each) for each in mixed] == [DeviceArray, JaxArray]
+    nothing = jax.array(np.empty((0, 1, 4, 4), np.float32))
+    assert conv2d(nothing, jax.array(W)).shape == (0, 1, 3, 3)
+
+
+def test_immutable_arrays_are_not_written(gpu: Gpu) -> None:
+    """A capsule from before DLPack 1.0 does not say that it may be."""
+    jax, plan = Jax(gpu), plan_on()
+    out = jax.array(poisoned(LAYER, "forward"))
+    with pytest.raises(InvalidOptionError, match=r"out is a read-only \S*JaxArray"):
+        plan.forward(jax.array(X), jax.array(W), out=out)
+    assert np.isnan(out.host).all() and not gpu.driver.log
+
+
+def test_arrays_by_dlpack_are_held_until_the_stream_is_done(gpu: Gpu) -> None:
+    """Their library, which is not told when, would give the memory to another array."""
+    jax, plan = Jax(gpu), plan_on()
+    x, w = jax.array(X), jax.array(W)
+    gone, gpu.driver.is_busy = weakref.ref(x), True
+    plan.forward(x, w)
+    del x
+    gc.collect()
+    assert gone() is not None
+    clear_cache()
+    assert gone() is not None
+    gpu.driver.is_busy = False
+    clear_cache()
+    gc.collect()
+    assert gone() is None and not gpu.driver.events
+
+
+def test_dtypes_that_numpy_has_not_are_named(gpu: Gpu) -> None:
+    jax = Jax(gpu)
+    with pytest.raises(InvalidTypeError, match=r"input is a \S*JaxArray of dtype float8_e4m3fn"):
+        conv2d(jax.array(X.astype(np.uint8), dtype="float8_e4m3fn", code=10), jax.array(W))
 
 
 def test_read_only_arrays_are_read(gpu: Gpu) -> None:

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -93,6 +94,46 @@ def test_libraries_may_be_mixed(put: Callable[[np.ndarray], Any]) -> None:
         torch.cuda.synchronize()
         y = conv2d(x, w, **LAYER.options, plan=LAYER.plan(device="cuda"))
         assert type(y) is type(x) and np.array_equal(on_host(y), want)
+
+
+@pytest.fixture
+def jax(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """JAX with a GPU, of whose memory it leaves the rest to others."""
+    monkeypatch.setenv("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+    found = pytest.importorskip("jax")
+    if found.default_backend() != "gpu":
+        pytest.skip("needs JAX with CUDA")
+    return found
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
+def test_results_of_jax(jax: Any, dtype: str) -> None:
+    """Arrays of it from all passes, behind what fills its operands and before what it does with the results."""
+    a, plan = LAYER.arrays(), replace(LAYER, dtype=dtype).plan(device="cuda")
+    x, w, dy = (jax.numpy.asarray(b).astype(dtype) for b in a)
+    of_torch = Arrays(*(tensor(b).to(getattr(torch, dtype)) for b in a))
+    want = {name: y.float().cpu().numpy() for name, y in passes(plan, of_torch).items()}
+    for _ in range(20):  # operands are made, used and dropped while the GPU is at work
+        made = {
+            "forward": plan.forward(x * 1, w * 1),
+            "input_grad": plan.input_grad(dy * 1, w * 1),
+            "weight_grad": plan.weight_grad(x * 1, dy * 1),
+        }
+        for name, result in made.items():
+            assert isinstance(result, jax.Array) and result.dtype == dtype and result.devices() == x.devices()
+            assert np.array_equal(np.asarray((result * 1).astype("float32")), want[name]), name
+    out = jax.numpy.zeros(LAYER.y_shape, dtype)
+    with pytest.raises(InvalidOptionError, match="read-only"):
+        plan.forward(x, w, out=out)
+    assert not np.asarray(out.astype("float32")).any()
+
+
+def test_jax_and_torch_may_be_mixed(jax: Any) -> None:
+    a, plan, want = LAYER.arrays(), LAYER.plan(device="cuda"), wanted()["forward"]
+    y = plan.forward(jax.numpy.asarray(a.x), tensor(a.w))
+    assert isinstance(y, jax.Array) and np.array_equal(np.asarray(y), want)
+    y = plan.forward(tensor(a.x), jax.numpy.asarray(a.w))
+    assert type(y) is torch.Tensor and np.array_equal(on_host(y), want)
 
 
 # ---- graphs

@@ -40,7 +40,7 @@ LAYERS = [
     ["cuda.ffma", "cuda.mma", "cuda.accumulators", "cuda.copies", "cuda.emit", "cuda.tensor_tiles", "cuda.rows",
      "cuda.tiles", "cuda.kernels", "cuda.block_tile", "cuda.planes", "cuda.butterfly", "cuda.intrinsics"],
     ["cuda.memory", "cuda.occupancy", "cuda.toolchain", "cuda.middle", "cuda"],
-    ["gpus"],
+    ["gpus", "dlpack"],
     ["cache", "passes", "errors", "integers", "dtypes"],
 ]
 ORDER = [name for layer in LAYERS for name in layer]

@@ -6,6 +6,9 @@ does, and its samples are never touched by the host. In the simulator, device me
 An array that names the stream which fills it (CUDA array interface 3) is waited for by an event, and that stream waits
 for what we do with it; the host waits for neither. No framework is imported: who holds a tensor has done so.
 
+DLPack names no stream: who shows an array by it is told ours, and the array is held until ours is done with it. Results
+lie in memory of Numba then, and their library takes them as arrays of its own.
+
 Source: the CUDA array interface, version 3 (Numba's documentation); DLPack 1.0.
 """
 
@@ -18,8 +21,8 @@ from typing import Any
 
 import numpy as np
 
-from .. import dtypes
-from ..errors import InvalidOptionError, InvalidTypeError, UnsupportedError
+from .. import dlpack, dtypes
+from ..errors import DeviceMismatchError, InvalidOptionError, InvalidTypeError, UnsupportedError
 from . import driver
 from .libraries import CUPY, LEGACY, NUMBA, SIMULATOR, TORCH, Library
 from .toolchain import SIMULATED
@@ -29,13 +32,18 @@ STREAM_FORMS = "None, a stream of torch, CuPy, Numba or cuda.core, or a stream's
 
 
 class DeviceArray(np.ndarray):
-    """A view of CUDA memory. `owner` is the caller's array; `producer` the stream that fills it, where it names one."""
+    """A view of CUDA memory.
+
+    `owner` is the caller's array; `producer` the stream that fills it, where it names one; `taker`, of an array that is
+    read by DLPack, the function by which its library takes others.
+    """
 
     device: str = "cuda:0"  # type: ignore[assignment]  # NumPy types its own as "cpu" alone
     index: int = 0
     owner: Any = None
     library: Library
     producer: int | None = None
+    taker: Callable[[Any], Any] | None = None
 
     __array_ufunc__ = None  # type: ignore[assignment]  # no arithmetic
 
@@ -54,6 +62,17 @@ class DeviceArray(np.ndarray):
     def is_awaited(self) -> bool:
         """Whether the stream of a call may have to wait for it."""
         return self.producer is not None or isinstance(self.owner, tuple)
+
+    def handed_over(self) -> Any:
+        """A result as its caller gets it."""
+        if self.taker is None:
+            return self.owner
+        return self.taker(dlpack.Shown(self, (dlpack.CUDA, self.index), self._let_wait))
+
+    def _let_wait(self, stream: int | None) -> None:
+        """Let whoever takes a result by DLPack wait for the stream that fills it; -1 stands for one who does not."""
+        if self.producer is not None and stream != -1 and differ(self.producer, stream or LEGACY):
+            driver.wait(stream or LEGACY, self.producer, self.index)
 
     def __repr__(self) -> str:
         return f"DeviceArray of shape {self.shape}, {self.dtype} on {self.device}"
@@ -97,9 +116,12 @@ def view(value: Any, name: str, said: Callable[[], str]) -> DeviceArray:
         return _made(value._ary, value, SIMULATOR, 0)
     if type(value).__module__.partition(".")[0] == "torch" or isinstance(value, _torch_tensor()):
         return _torch_view(value, name, said)
-    if hasattr(value, "__cuda_array_interface__"):
-        return _described_view(value, said)
-    return _dlpack_view(value, said)
+    return _dlpack_view(value, said) if is_by_dlpack(value) else _described_view(value, said)
+
+
+def is_by_dlpack(value: Any) -> bool:
+    """Whether an array is read by DLPack: wherever it can be, but for CuPy, whose interface names its stream."""
+    return hasattr(value, "__dlpack__") and type(value).__module__.partition(".")[0] != "cupy"
 
 
 def _torch_tensor() -> Any:
@@ -156,21 +178,13 @@ def _device_of(pointer: int, said: Callable[[], str]) -> int:
 
 
 def _dlpack_view(value: Any, said: Callable[[], str]) -> DeviceArray:
-    from cuda.core.utils import StridedMemoryView
-
-    seen = StridedMemoryView.from_dlpack(value, stream_ptr=-1)
     try:
-        dtype = seen.dtype
-    except NotImplementedError:  # cuda.core has words for all dtypes that DLPack knows, but this one
-        dtype = dtypes.BFLOAT16
-    if dtype is not None and dtypes.is_bfloat16(dtype):
-        dtype = dtypes.BFLOAT16
-    if dtype is None:
-        raise InvalidTypeError(f"{said()} of a dtype that NumPy has not: pass {FLOATS}")
-    strides = None if seen.strides is None else tuple(stride * dtype.itemsize for stride in seen.strides)
-    memory = _memory(seen.ptr, tuple(seen.shape), strides, dtype, seen.readonly)
-    made = _made(memory, value, NUMBA, seen.device_id)
-    made.owner = value, seen  # the view frees its capsule when it goes
+        seen = dlpack.read(value, stream=-1)
+    except (TypeError, ValueError, RuntimeError, BufferError) as error:
+        of = f"{said()} of dtype {value.dtype}" if hasattr(value, "dtype") else said()
+        raise InvalidTypeError(f"{of} that NumPy cannot read, {error}: pass dense {FLOATS}") from error
+    made = _made(seen, value, NUMBA, int(value.__dlpack_device__()[1]))
+    made.owner, made.taker = (value, seen), dlpack.taker(value)  # what was seen frees its capsule when it goes
     return made
 
 
@@ -186,8 +200,17 @@ def handle_of(stream: Any, index: int) -> int:
     """The handle of a caller's stream, which must be of the device."""
     handle = _handle(stream)
     if not SIMULATED:
+        _check_named_device(stream, index)
         driver.check_stream(handle, index)
     return handle
+
+
+def _check_named_device(stream: Any, index: int) -> None:
+    """Raise where a stream of torch or CuPy names another device: the default streams of all have one handle."""
+    named = getattr(stream, "device_index", getattr(stream, "device_id", None))
+    if isinstance(named, int) and named not in (index, -1):  # which stands for none
+        said = f"stream {stream!r} is of device {named}, the arrays are on device {index}"
+        raise DeviceMismatchError(f"{said}: pass a stream of device {index}")
 
 
 def _handle(stream: Any) -> int:
@@ -196,13 +219,15 @@ def _handle(stream: Any) -> int:
     try:
         if hasattr(stream, "__cuda_stream__"):
             protocol = stream.__cuda_stream__
-            found = (protocol() if callable(protocol) else protocol)[1]
+            version, found = protocol() if callable(protocol) else protocol
+            if version != 0:
+                raise TypeError("a version that is not known here")
         else:
             named = next((name for name in ("cuda_stream", "ptr", "handle") if hasattr(stream, name)), None)
             found = getattr(stream, named) if named else stream
         found = getattr(found, "value", found)  # of ctypes, where None is 0
         handle = -1 if isinstance(found, bool) else as_index(0 if found is None else found)
-    except (TypeError, LookupError):
+    except Exception:  # whatever the caller's own class raises
         handle = -1
     if not 0 <= handle < 2**64:
         raise InvalidOptionError(f"stream is {stream!r}: it must be {STREAM_FORMS}")
@@ -223,6 +248,26 @@ def end(arrays: Iterable[DeviceArray], stream: int) -> None:
     for array in arrays:
         if array.producer is not None and differ(array.producer, stream):
             driver.wait(array.producer, stream, array.index)
+        elif isinstance(array.owner, tuple):
+            _hold(array, stream)
+
+
+_held: list[tuple[driver.Mark, Any]] = []  # marks in streams, and what is used before them
+_holding = threading.Lock()
+
+
+def _hold(array: DeviceArray, stream: int) -> None:
+    """Keep an array that DLPack shows until a stream is done: its library, untold, might use its memory anew."""
+    mark = driver.Mark(stream, array.index)
+    with _holding:
+        _held.append((mark, array.owner))
+    _let_go()
+
+
+def _let_go() -> None:
+    """Drop the arrays that streams are done with."""
+    with _holding:
+        _held[:] = [held for held in _held if not held[0].is_past()]
 
 
 def differ(producer: int, stream: int) -> bool:
@@ -235,8 +280,12 @@ def differ(producer: int, stream: int) -> bool:
 
 def empty(shape: tuple[int, ...], dtype: str, like: DeviceArray, stream: int) -> DeviceArray:
     """A new array in the library, on the device and for the stream of a call."""
-    made = like.library.empty(shape, dtype, like.index, stream)
-    return view(made, "result", lambda: "the result")
+    bits = like.taker is not None and dtype == "bfloat16"  # which Numba cannot name, but DLPack
+    made = like.library.empty(shape, "uint16" if bits else dtype, like.index, stream)
+    result: Any = view(made, "result", lambda: "the result")
+    if like.taker is not None:
+        result.producer, result.taker = stream, like.taker
+    return result.view(dtypes.BFLOAT16) if bits else result
 
 
 _kept = threading.local()  # workspaces of this thread, where no library keeps freed memory for its next allocation
@@ -266,3 +315,4 @@ def forget() -> None:
     """Free the workspaces: those of this thread now, of other threads at their next call."""
     _generation[0] += 1
     _kept.__dict__.clear()
+    _let_go()

@@ -7,6 +7,7 @@ Work is done in the primary context of a device, which is the one that PyTorch, 
 the GPU, and nothing is loaded or initialised before the first call.
 """
 
+import contextlib
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -171,6 +172,24 @@ def wait(stream: int, producer: int, index: int) -> None:
             _call("cuStreamWaitEvent", stream, event, 0)
         finally:
             _call("cuEventDestroy", event)  # the driver keeps it until it has happened
+
+
+class Mark:
+    """A point in a stream: behind all that the stream holds now."""
+
+    def __init__(self, stream: int, index: int) -> None:
+        with on(index):
+            self._event = _call("cuEventCreate", initialised().CUevent_flags.CU_EVENT_DISABLE_TIMING)
+            _call("cuEventRecord", self._event, stream)
+
+    def is_past(self) -> bool:
+        """Whether the stream has come by; one that is captured in a graph never does."""
+        (status,) = initialised().cuEventQuery(self._event)
+        return not status
+
+    def __del__(self) -> None:
+        with contextlib.suppress(Exception):  # of a driver that is gone, or where no event was made
+            initialised().cuEventDestroy(self._event)
 
 
 class Clock:

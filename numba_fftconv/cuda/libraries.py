@@ -3,8 +3,12 @@
     library            read by                    current stream                    memory
     torch              attributes of the tensor   torch.cuda.current_stream()       torch.empty
     CuPy               CUDA array interface       cupy.cuda.get_current_stream()    cupy.empty
+    JAX, any other     DLPack                     the default stream                numba.cuda.device_array
     Numba, any other   CUDA array interface       the default stream                numba.cuda.device_array
-    any other          DLPack                     the default stream                numba.cuda.device_array
+
+Where both are spoken DLPack is, which tells its library the stream of a call: the interface of JAX names none. Results
+in memory of Numba are taken by that library, if it can, as arrays of its own (`from_dlpack`). JAX holds three quarters
+of a GPU's memory from its start; XLA_PYTHON_CLIENT_MEM_FRACTION in the environment leaves more for them.
 
 No framework is imported: who holds a tensor has done so.
 """

@@ -47,6 +47,8 @@ def look(value: Any) -> Seen | None:
             return Seen(described, value.data_ptr())
         if isinstance(value, Spectral):
             return _look_at_spectrum(value)
+        if arrays.is_by_dlpack(value):  # whose library is told the stream of each call
+            return None
         described = value.__cuda_array_interface__
         if described["typestr"][1:] == "V2":  # bfloat16 or anything else of two bytes
             return None
