@@ -82,16 +82,16 @@ def conv2d(
     for name, value in (("input", input), ("weight", weight)):
         if not isinstance(value, Tensor):
             raise InvalidTypeError(f"{name} is a {type(value)}: it must be a tensor; numba_fftconv.conv2d takes arrays")
-    layer = read(weight, stride, padding, dilation, groups)
+    layer = read(weight.shape, stride, padding, dilation, groups)
     return FORWARD(*autocast(input.device.type, input, weight, bias), *layer)
 
 
 def read(
-    weight: Tensor, stride: Any, padding: Any, dilation: Any, groups: int
+    kernel: Sequence[int], stride: Any, padding: Any, dilation: Any, groups: int
 ) -> tuple[options.Pair, tuple[int, int, int, int], options.Pair, int]:
-    """The options of a layer as the operators take them, whatever forms they have."""
+    """The options of a layer with a kernel of this shape as the operators take them, whatever forms they have."""
     strides, dilations = options.pair(stride, "stride", stride), options.pair(dilation, "dilation", dilation)
-    (top, bottom), (left, right) = options.pads(padding, weight.shape[2:], strides, dilations)
+    (top, bottom), (left, right) = options.pads(padding, kernel[2:], strides, dilations)
     return strides, (top, bottom, left, right), dilations, groups
 
 
@@ -133,14 +133,16 @@ def geometry(images: Sequence[Any], kernel: Sequence[Any], *layer: Any) -> ConvG
 
 
 @lru_cache(1024)
-def _plan(images: torch.Size, kernel: torch.Size, dtype: torch.dtype, device: torch.device, *layer: Any) -> ConvPlan:
+def plan_of(
+    images: tuple[int, ...], kernel: tuple[int, ...], dtype: torch.dtype, device: torch.device, *layer: Any
+) -> ConvPlan:  # fmt: skip
+    """The plan of a layer for tensors of these shapes; all are found here again, so the arguments must be hashable."""
     return ConvPlan.build(geometry(images, kernel, *layer), NAMES[dtype], device=str(device))
 
 
-def plan_of(input: Tensor, weight: Tensor, stride: Any, padding: Any, dilation: Any, groups: int) -> ConvPlan:
-    """The plan of a layer for such tensors."""
-    options = tuple(stride), tuple(padding), tuple(dilation), groups
-    return _plan(input.shape, weight.shape, input.dtype, input.device, *options)
+def _plan(input: Tensor, weight: Tensor, stride: Any, padding: Any, dilation: Any, groups: int) -> ConvPlan:
+    layer = tuple(stride), tuple(padding), tuple(dilation), groups
+    return plan_of(input.shape, weight.shape, input.dtype, input.device, *layer)
 
 
 # ---- kernels ---------------------------------------------------------------------------------------------------------
@@ -149,7 +151,7 @@ def plan_of(input: Tensor, weight: Tensor, stride: Any, padding: Any, dilation: 
 def _forward(input: Tensor, weight: Tensor, bias: Tensor | None, *layer: Any) -> Tensor:
     given = {"input": input, "weight": weight} | ({} if bias is None else {"bias": bias})
     _check(**given)
-    plan = plan_of(input, weight, *layer)
+    plan = _plan(input, weight, *layer)
     out = input.new_empty(plan.geometry.output_shape)
     return plan.forward(*(tensor.detach() for tensor in given.values()), out=out)
 
@@ -166,7 +168,7 @@ def _backward(
     grad_output: Tensor, input: Tensor, weight: Tensor, stride: Any, padding: Any, dilation: Any, groups: int, mask: Any
 ) -> tuple[Tensor | None, ...]:
     _check(grad_output=grad_output, input=input, weight=weight)
-    plan = plan_of(input, weight, stride, padding, dilation, groups)
+    plan = _plan(input, weight, stride, padding, dilation, groups)
     return plan.backward(grad_output.detach(), input.detach(), weight.detach(), output_mask=mask)
 
 
