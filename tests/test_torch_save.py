@@ -9,7 +9,7 @@ from numba_fftconv import ConvPlan, InvalidOptionError, options
 torch = pytest.importorskip("torch")
 
 from numba_fftconv.torch import FFTConv2d, conv2d, operator  # noqa: E402
-from numba_fftconv.torch.operator import SAVING, plan_of, read  # noqa: E402
+from numba_fftconv.torch.operator import SAVING, read  # noqa: E402
 
 POLICIES = ("none", "input", "weight", "all")
 LAYERS = {
@@ -43,9 +43,13 @@ def drawn(layer: Any, dtype: Any = torch.float32, **grad: bool) -> tuple[Any, An
     return x, w, b, options
 
 
-def of_layer(weight: Any, stride: Any = 1, padding: Any = 0, dilation: Any = 1, groups: int = 1) -> Any:
+def of_layer(w: Any, stride: Any = 1, padding: Any = 0, dilation: Any = 1, groups: int = 1) -> Any:
     """The options as the operators take them."""
-    return read(weight, stride, padding, dilation, groups)
+    return read(w.shape, stride, padding, dilation, groups)
+
+
+def plan_of(x: Any, w: Any, **options: Any) -> ConvPlan:
+    return operator.plan_of(x.shape, w.shape, x.dtype, x.device, *of_layer(w, **options))
 
 
 def waiting(function: Any) -> tuple[Any, list[int]]:
@@ -65,7 +69,7 @@ def waiting(function: Any) -> tuple[Any, list[int]]:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
 def test_every_policy_gives_the_same_bits(layer: Any, dtype: Any) -> None:
     x, w, b, options = drawn(layer, dtype)
-    size = plan_of(x, w, *of_layer(w, **options)).spectrum_size
+    size = plan_of(x, w, **options).spectrum_size
     want: Any = None
     for policy in POLICIES:
         y, sizes = waiting(lambda policy=policy: conv2d(x, w, b, **options, save=policy))
@@ -83,7 +87,7 @@ def test_only_what_backward_reads_is_kept(policy: str) -> None:
     allowed = {"none": (), "all": ("input", "weight")}.get(policy, (policy,))
     for grads, reads in (({"x": False}, "input"), ({"w": False}, "weight"), ({"x": False, "w": False}, None)):
         x, w, b, options = drawn(LAYERS["one segment"], **grads)
-        size = plan_of(x, w, *of_layer(w, **options)).spectrum_size
+        size = plan_of(x, w, **options).spectrum_size
         y, sizes = waiting(lambda x=x, w=w, b=b: conv2d(x, w, b, **LAYERS["one segment"][2], save=policy))
         assert sizes == ([size[reads]] if reads in allowed else [])
         y.sum().backward()
@@ -95,7 +99,7 @@ def test_only_what_backward_reads_is_kept(policy: str) -> None:
 
 def test_a_limit_of_bytes() -> None:
     x, w, b, options = drawn(LAYERS["one segment"])
-    whole = sum(plan_of(x, w, *of_layer(w, **options)).spectrum_size.values())
+    whole = sum(plan_of(x, w, **options).spectrum_size.values())
     assert sum(waiting(lambda: conv2d(x, w, b, **options, save="all", save_limit=whole))[1]) == whole
     assert waiting(lambda: conv2d(x, w, b, **options, save="all", save_limit=whole - 1))[1] == []
 

@@ -23,6 +23,8 @@ if tuple(map(int, torch.__version__.split(".")[:2])) < (2, 4):
     raise ImportError(f"{NEEDED}, and this is {torch.__version__}: {INSTALL}")
 
 from . import batching, derivatives  # noqa: E402, F401
+from .convert import convert  # noqa: E402
+from .layer import FFTConv2d  # noqa: E402
 from .operator import conv2d  # noqa: E402
 
-__all__ = ["conv2d"]
+__all__ = ["FFTConv2d", "conv2d", "convert"]

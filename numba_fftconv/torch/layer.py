@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 from .. import options
@@ -71,7 +72,8 @@ class FFTConv2d(nn.Conv2d):
             padding = 0
             input = nn.functional.pad(input, self._reversed_padding_repeated_twice, mode=self.padding_mode)
         if self._keeps(input, weight, bias):
-            plan = plan_of(input, weight, *read(weight, self.stride, padding, self.dilation, self.groups))
+            layer = read(weight.shape, self.stride, padding, self.dilation, self.groups)
+            plan = plan_of(input.shape, weight.shape, input.dtype, input.device, *layer)
             operands = input.detach(), self._spectrum(plan, weight)
             out = input.new_empty(plan.geometry.output_shape)
             return plan.forward(*operands, None if bias is None else bias.detach(), out=out)
@@ -86,11 +88,12 @@ class FFTConv2d(nn.Conv2d):
         return (
             not weight.is_inference()  # which has no version
             and not (torch.is_grad_enabled() and any(tensor.requires_grad for tensor in given))
-            and all(type(tensor) in (Tensor, nn.Parameter) and tensor.dtype == weight.dtype for tensor in given)
-            and all(tensor.device == weight.device for tensor in given)
+            and all(type(tensor) in (Tensor, nn.Parameter) and not tensor.is_neg() for tensor in given)
+            and all(tensor.dtype == weight.dtype and tensor.device == weight.device for tensor in given)
             and weight.device.type in ("cpu", "cuda")
             and not torch.is_autocast_enabled(weight.device.type)
             and not torch._C._are_functorch_transforms_active()
+            and forward_ad._current_level < 0
             and _get_current_dispatch_mode() is None
             and not torch.jit.is_tracing()
             and not (weight.is_cuda and torch.cuda.is_current_stream_capturing())  # a graph outlives what it reads
@@ -118,7 +121,9 @@ class FFTConv2d(nn.Conv2d):
         return super()._apply(fn, recurse)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if name != "_kept"}
+        state = super().__getstate__()
+        state.pop("_kept", None)
+        return state
 
     def _forget(self) -> None:
         self.__dict__.pop("_kept", None)

@@ -94,7 +94,7 @@ def conv2d(
     for name, value in (("input", input), ("weight", weight)):
         if not isinstance(value, Tensor):
             raise InvalidTypeError(f"{name} is a {type(value)}: it must be a tensor; numba_fftconv.conv2d takes arrays")
-    layer = read(weight, stride, padding, dilation, groups)
+    layer = read(weight.shape, stride, padding, dilation, groups)
     tensors, useful = autocast(input.device.type, input, weight, bias), _useful(input, weight, save)
     return SAVING(*tensors, *layer, useful, save_limit)[0] if useful != "none" else FORWARD(*tensors, *layer)
 
@@ -107,11 +107,11 @@ def _useful(input: Tensor, weight: Tensor, save: str) -> str:
 
 
 def read(
-    weight: Tensor, stride: Any, padding: Any, dilation: Any, groups: int
+    kernel: Sequence[int], stride: Any, padding: Any, dilation: Any, groups: int
 ) -> tuple[options.Pair, tuple[int, int, int, int], options.Pair, int]:
-    """The options of a layer as the operators take them, whatever forms they have."""
+    """The options of a layer with a kernel of this shape as the operators take them, whatever forms they have."""
     strides, dilations = options.pair(stride, "stride", stride), options.pair(dilation, "dilation", dilation)
-    (top, bottom), (left, right) = options.pads(padding, weight.shape[2:], strides, dilations)
+    (top, bottom), (left, right) = options.pads(padding, kernel[2:], strides, dilations)
     return strides, (top, bottom, left, right), dilations, groups
 
 
@@ -153,24 +153,22 @@ def geometry(images: Sequence[Any], kernel: Sequence[Any], *layer: Any) -> ConvG
 
 
 @lru_cache(1024)
-def _plan(images: torch.Size, kernel: torch.Size, dtype: torch.dtype, device: torch.device, *layer: Any) -> ConvPlan:
+def plan_of(
+    images: tuple[int, ...], kernel: tuple[int, ...], dtype: torch.dtype, device: torch.device, *layer: Any
+) -> ConvPlan:  # fmt: skip
+    """The plan of a layer for tensors of these shapes; all are found here again, so the arguments must be hashable."""
     return ConvPlan.build(geometry(images, kernel, *layer), NAMES[dtype], device=str(device))
 
 
 @lru_cache(1024)
-def _spectrum_bytes(
-    images: torch.Size, kernel: torch.Size, dtype: torch.dtype, device: torch.device, *layer: Any
-) -> tuple[int, ...]:
-    *of_plan, save, save_limit = layer
-    plan = _plan(images, kernel, dtype, device, *of_plan)
+def _spectrum_bytes(plan: ConvPlan, save: str, save_limit: int | None) -> tuple[int, ...]:
     kept = plan.kept(save, save_limit)
     return tuple(plan.spectrum_size[name] if name in kept else 0 for name in ("input", "weight"))
 
 
-def plan_of(input: Tensor, weight: Tensor, stride: Any, padding: Any, dilation: Any, groups: int) -> ConvPlan:
-    """The plan of a layer for such tensors."""
-    options = tuple(stride), tuple(padding), tuple(dilation), groups
-    return _plan(input.shape, weight.shape, input.dtype, input.device, *options)
+def _plan(input: Tensor, weight: Tensor, stride: Any, padding: Any, dilation: Any, groups: int) -> ConvPlan:
+    layer = tuple(stride), tuple(padding), tuple(dilation), groups
+    return plan_of(input.shape, weight.shape, input.dtype, input.device, *layer)
 
 
 # ---- kernels ---------------------------------------------------------------------------------------------------------
@@ -179,7 +177,7 @@ def plan_of(input: Tensor, weight: Tensor, stride: Any, padding: Any, dilation: 
 def _forward(input: Tensor, weight: Tensor, bias: Tensor | None, *layer: Any) -> Tensor:
     given = {"input": input, "weight": weight} | ({} if bias is None else {"bias": bias})
     _check(**given)
-    plan = plan_of(input, weight, *layer)
+    plan = _plan(input, weight, *layer)
     out = input.new_empty(plan.geometry.output_shape)
     return plan.forward(*(tensor.detach() for tensor in given.values()), out=out)
 
@@ -187,7 +185,7 @@ def _forward(input: Tensor, weight: Tensor, bias: Tensor | None, *layer: Any) ->
 def _saving(input: Tensor, weight: Tensor, bias: Tensor | None, *layer: Any) -> tuple[Tensor, ...]:
     given = {"input": input, "weight": weight} | ({} if bias is None else {"bias": bias})
     _check(**given)
-    plan, (X, W) = plan_of(input, weight, *layer[:4]), _spectra(input, weight, *layer)
+    plan, (X, W) = _plan(input, weight, *layer[:4]), _spectra(input, weight, *layer)
     x, w, *rest = (tensor.detach() for tensor in given.values())
     operands = plan.transform_input(x, out=X) if X.numel() else x, plan.transform_weight(w, out=W) if W.numel() else w
     out = input.new_empty(plan.geometry.output_shape)
@@ -205,8 +203,7 @@ def _spectra(
     if input.device.type not in ("cpu", "cuda"):
         sizes: Any = 0, 0
     elif all(type(n) is int for n in (*input.shape, *weight.shape)):
-        layer = tuple(stride), tuple(padding), tuple(dilation), groups
-        sizes = _spectrum_bytes(input.shape, weight.shape, input.dtype, input.device, *layer, save, limit)
+        sizes = _spectrum_bytes(_plan(input, weight, stride, padding, dilation, groups), save, limit)
     else:
         context = torch.library.get_ctx()
         sizes = context.new_dynamic_size(), context.new_dynamic_size()
@@ -226,7 +223,7 @@ def _backward(
     mask: Any, input_spectrum: Tensor | None = None, weight_spectrum: Tensor | None = None,
 ) -> tuple[Tensor | None, ...]:  # fmt: skip
     _check(grad_output=grad_output, input=input, weight=weight)
-    plan = plan_of(input, weight, stride, padding, dilation, groups)
+    plan = _plan(input, weight, stride, padding, dilation, groups)
     x, w = input.detach(), weight.detach()
     if input_spectrum is not None and input_spectrum.numel():
         x = plan.read_spectrum("input", input_spectrum, x)
