@@ -148,8 +148,9 @@ def _check_types(image: da.Array, kernel: da.Array, precision: str | None) -> No
     for name, array in (("array", image), ("kernel", kernel)):
         found[name] = dtypes.named(array.dtype)
         if found[name] is None:
-            parts = f"{name}.real and {name}.imag one by one" if array.dtype.kind == "c" else f"{name}.astype('float32')"
-            raise InvalidTypeError(f"{name} has dtype {array.dtype}: it must be {dtypes.ANY}, pass {parts}")
+            parts, near = f"{name}.real and {name}.imag one by one", f"{name}.astype('float32')"
+            passed = parts if array.dtype.kind == "c" else near
+            raise InvalidTypeError(f"{name} has dtype {array.dtype}: it must be {dtypes.ANY}, pass {passed}")
     dtype = options.dtype(image.dtype)
     if found["kernel"] != dtype:
         said = f"array has dtype {dtype} and kernel has dtype {found['kernel']}"
