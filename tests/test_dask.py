@@ -93,7 +93,7 @@ def problems(draw: st.DrawFn) -> Problem:
     return Problem((*lead, *chunks), kernel, *map(draw, rest), draw(st.sampled_from(("float32", "float64"))))
 
 
-@settings(max_examples=40)
+@settings(max_examples=25)
 @given(problems())
 def test_any_chunks_make_what_the_definition_makes(problem: Problem) -> None:
     chunks, taps, mode, boundary, dtype = problem
