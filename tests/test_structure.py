@@ -14,7 +14,7 @@ PACKAGE = "numba_fftconv"
 ROOT = Path(numba_fftconv.__file__).parent
 # A module imports from the layers below its own and, within its layer, from the modules named after it.
 LAYERS = [
-    ["torch", "torch.convert", "torch.layer", "torch.batching", "torch.derivatives", "torch.operator"],
+    ["dask", "torch", "torch.convert", "torch.layer", "torch.batching", "torch.derivatives", "torch.operator"],
     ["__main__", "demo", "tiny", "scene", "inspect.command", "inspect.page", "inspect.text", "inspect.custom",
      "inspect.library", "inspect.report", "inspect.compiled", "inspect"],
     [""],

@@ -3,7 +3,7 @@
 y = conv(x, w) + b is linear in x, in w and in b, and so are the gradients dx = conv^T(dy, w), dw = corr(x, dy) and
 db = sum dy in what they are made of. With cotangents gx, gw, gb of the three gradients
 
-    of conv2d             dx, dw, db, as conv2d_backward makes them together, from the spectra that conv2d_saving has kept
+    of conv2d             dx, dw, db, as conv2d_backward makes them together, from what conv2d_saving has kept
     of conv2d_backward    in dy: conv(gx, w) + conv(x, gw) + gb       in x: conv^T(dy, gw)       in w: corr(gx, dy)
 
 They are kernels of the dispatcher, so that torch.func and torch.compile find them wherever an operator is called.
