@@ -77,7 +77,7 @@ def items(value: Any) -> tuple[Any, ...]:
 
 def two(value: Any, name: str, whole: Any, form: str) -> tuple[Any, Any]:
     """What `value` says of the rows and of the columns; a single number says the same of both."""
-    if hasattr(type(value), "__index__") and not getattr(value, "shape", ()):
+    if isinstance(value, int) or (hasattr(type(value), "__index__") and not getattr(value, "shape", ())):
         return value, value
     found = items(value)
     if len(found) != 2:

@@ -4,11 +4,13 @@
     numba_fftconv::conv2d_saving(x, w, bias, ..., save, save_limit) -> y, X, W        spectra that are worth keeping
     numba_fftconv::conv2d_backward(dy, x, w, ..., output_mask, X, W) -> dx, dw, db    None where the mask has False
 
-Spectra are bytes in torch's memory, none where a spectrum is not kept; conv2d_backward transforms what it does not
-find, and dy once for both gradients where the plan shares it. Each operator has two kernels. The one runs a plan of the package on the tensors as they lie, in host memory or on the current
+Each has two kernels. The one runs a plan of the package on the tensors as they lie, in host memory or on the current
 stream of their GPU. The other makes an empty tensor of the right shape for whoever traces or asks on the meta device;
 that shape is plain arithmetic of the geometry, whose sizes may be symbols. Results are contiguous. Derivatives are in
 derivatives.py, the rules of vmap in batching.py.
+
+Spectra are bytes in torch's memory, none where a spectrum is not kept. What conv2d_backward does not find it
+transforms, dy once for both gradients where the plan can share it.
 
 Source: torch.library; torch.nn.functional.conv2d and torch.ops.aten.convolution_backward for the arguments.
 """
