@@ -87,6 +87,8 @@ def two(value: Any, name: str, whole: Any, form: str) -> tuple[Any, Any]:
 
 def pair(value: Any, name: str, whole: Any, form: str = PAIR_FORM, least: int = 1) -> Pair:
     """Two integers, of the rows and of the columns."""
+    if type(value) is int and least <= value <= LARGEST:
+        return value, value
     rows, columns = two(value, name, whole, form)
     return integer(rows, name, whole, form, least), integer(columns, name, whole, form, least)
 

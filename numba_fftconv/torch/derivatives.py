@@ -72,7 +72,11 @@ def _tangents_of_backward(ctx: Any, tdy: Tensor | None, tx: Tensor | None, tw: T
         NONE if tx is None else BACKWARD(dy, tx, w, *layer, [False, mask[1], False]),
         NONE if tw is None else BACKWARD(dy, x, tw, *layer, [mask[0], False, False]),
     )
-    return tuple(map(_sum, zip(*parts, strict=True)))
+    found, like = map(_sum, zip(*parts, strict=True)), (x, w, w[:, 0, 0, 0])
+    return tuple(
+        torch.zeros_like(model) if wanted and tangent is None else tangent
+        for tangent, model, wanted in zip(found, like, mask, strict=True)
+    )
 
 
 def _requires_grad(tensor: Tensor | None) -> bool:

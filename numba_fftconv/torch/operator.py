@@ -130,18 +130,21 @@ def autocast(device: str, *tensors: Tensor | None) -> tuple[Tensor | None, ...]:
 
 def _check(**tensors: Tensor) -> None:
     """Raise where tensors are not dense, of one dtype that a layer can have, and on one device."""
-    (_, first), *_ = tensors.items()
+    first = next(iter(tensors.values()))
+    dtype, device = first.dtype, first.device
     for name, tensor in tensors.items():
         if tensor.layout is not torch.strided:
             raise InvalidTypeError(f"{name} is a tensor of layout {tensor.layout}: pass {name}.to_dense()")
         if tensor.dtype not in NAMES:
             raise InvalidTypeError(f"{name} has dtype {tensor.dtype}: it must be {dtypes.ANY}")
-        if tensor.dtype != first.dtype:
+        if tensor.dtype != dtype:
             said = ", ".join(f"{name} has dtype {tensor.dtype}" for name, tensor in tensors.items())
             raise InvalidTypeError(f"{said}: all tensors must have one dtype, convert them to float32 or to float64")
-        if tensor.device != first.device:
+        if tensor.device != device:
             said = ", ".join(f"{name} is on {tensor.device}" for name, tensor in tensors.items())
             raise DeviceMismatchError(f"{said}: all tensors must be on one device, move them there")
+    if device.type == "cuda":
+        options.on_gpu(NAMES[dtype])
 
 
 def geometry(images: Sequence[Any], kernel: Sequence[Any], *layer: Any) -> ConvGeometry:
