@@ -2,7 +2,9 @@
 
 import copy
 import pickle
+import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -280,3 +282,31 @@ def test_only_a_layer_with_a_kernel_can_be_taken_over() -> None:
         SpectralConv2d.from_conv(nn.LazyConv2d(1, 3))
     with pytest.raises(InvalidOptionError, match="band_limit is -2"):
         SpectralConv2d.from_conv(nn.Conv2d(1, 1, 3), -2)
+
+
+# ---- the example
+
+
+@pytest.mark.parametrize("steps, code, word", [(10, 0, "PASS"), (1, 1, "FAIL")])
+def test_the_example_says_whether_its_goal_is_reached(
+    steps: int, code: int, word: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("matplotlib")
+    from numba_fftconv.examples import train_spectral
+
+    figure = tmp_path / "kernels.png"
+    assert train_spectral.main(["--figure", str(figure)] if code == 0 else [], steps) == code
+    printed = capsys.readouterr().out
+    assert printed.rstrip().endswith(word) and re.search(r"spectral +169 ", printed) and figure.exists() == (code == 0)
+
+
+def test_the_lens_of_the_example_passes_nothing_beyond_its_cutoff() -> None:
+    """But for what the kernel's edges cut off."""
+    pytest.importorskip("matplotlib")
+    from numba_fftconv.examples import train_spectral
+
+    hidden = train_spectral.aberrated_lens()
+    assert hidden.shape == (1, 1, 31, 31) and hidden.min() >= 0 and hidden.sum() == pytest.approx(1, abs=1e-5)
+    for band, least, most in ((6, 0, 0.01), (3, 0.1, 1)):
+        lost = hidden - low_passed(torch.from_numpy(hidden), band)
+        assert least <= np.linalg.norm(lost) / np.linalg.norm(hidden) <= most
