@@ -14,8 +14,11 @@ pytest.importorskip("torch")
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from numba_fftconv import FFTConvError, InvalidOptionError, InvalidShapeError, InvalidTypeError, UnsupportedError
+from numba_fftconv.torch import spectral
+from numba_fftconv.torch.operator import conv2d
 from numba_fftconv.torch.spectral import SpectralConv2d, to_kernel
 
 DOUBLE = torch.float64
@@ -27,6 +30,17 @@ BANDS: list[Any] = [None, 0, 1, 2, (1, 3), (2, 0), 99]
 @pytest.fixture(autouse=True)
 def seeded() -> None:
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def by_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The convolution itself has tests of its own, and would compile kernels for each size of this file."""
+
+    def direct(x: Tensor, w: Tensor, bias: Tensor | None, stride: Any, padding: Any, *rest: Any) -> Tensor:
+        (top, bottom), (left, right) = padding or ((0, 0), (0, 0))
+        return functional.conv2d(functional.pad(x, (left, right, top, bottom)), w, bias, stride, 0, *rest)
+
+    monkeypatch.setattr(spectral, "conv2d", direct)
 
 
 def cycles(n: int) -> np.ndarray:
@@ -72,6 +86,22 @@ def test_all_frequencies_make_the_layer_of_torch(options: dict[str, Any]) -> Non
     assert close(layer.weight, conv.weight)
     assert close(layer(x), conv(x)) and close(layer(x[0]), conv(x[0]))
     assert (layer.bias is None) == (conv.bias is None)
+
+
+@pytest.mark.parametrize("mode", ["zeros", "circular"])
+def test_the_layer_runs_on_the_operator_of_the_package(mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In float32, with the gradients of all parameters and of the input."""
+    monkeypatch.setattr(spectral, "conv2d", conv2d)
+    conv = nn.Conv2d(4, 6, (8, 9), stride=2, padding=(3, 4), groups=2, padding_mode=mode)
+    layer, x = SpectralConv2d.from_conv(conv), torch.randn(2, 4, 20, 20, requires_grad=True)
+    grads = []
+    for model in (conv, layer):
+        y = model(x)
+        kernel, bias, dx = torch.autograd.grad(y.square().mean(), [*model.parameters(), x])
+        grads.append((y, kernel, bias, dx))
+    (y, dw, db, dx), (y2, dh, db2, dx2) = grads
+    assert close(y2, y, 1e-5) and close(db2, db, 1e-6) and close(dx2, dx, 1e-6)
+    assert close(to_kernel(dh, (8, 9)), dw, 1e-5)
 
 
 def test_the_copy_is_a_copy() -> None:

@@ -34,7 +34,7 @@ from ..torch.spectral import SpectralConv2d
 SIDE = 31
 CUTOFF = 6  # cycles per 31 pixels
 COMA, ASTIGMATISM, DEFOCUS = 0.15, 0.15, 0.1  # wavelengths at the rim of the aperture
-STEPS = 25
+STEPS = 20
 MOST_ERROR = 0.05
 
 
