@@ -52,7 +52,7 @@ def aberrated_lens() -> Planes:
     return (seen / seen.sum()).astype(np.float32)[None, None]
 
 
-def learn(parameter: nn.Parameter, kernel: Callable[[], Tensor], x: Tensor, y: Tensor, steps: int) -> list[Planes]:
+def learn(parameter: Tensor, kernel: Callable[[], Tensor], x: Tensor, y: Tensor, steps: int) -> list[Planes]:
     """The kernels after each step of L-BFGS on the parameter, which `kernel` makes a kernel of."""
     optimiser = torch.optim.LBFGS([parameter], max_iter=1)  # the loss is quadratic: whole steps do
 
@@ -60,7 +60,7 @@ def learn(parameter: nn.Parameter, kernel: Callable[[], Tensor], x: Tensor, y: T
         """1 where nothing but noise is left, whose differences have twice its variance."""
         optimiser.zero_grad()
         value = ((conv2d(x, kernel()) - y) ** 2).mean() / (2 * NOISE**2)
-        value.backward()  # type: ignore[no-untyped-call]
+        value.backward()
         return value
 
     kernels = []
