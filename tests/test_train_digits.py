@@ -11,6 +11,7 @@ from numba_fftconv.examples import digits, net, train_digits
 from numba_fftconv.examples.train_digits import REFERENCE, Run
 
 FLAT = Run(REFERENCE, "float32", np.full(4, 0.5), 0.98, 1.0, np.zeros((8, 1, 9, 9)))
+LAST = np.array([0, 0, 0, 1])
 
 
 # ---- the net
@@ -56,12 +57,20 @@ def test_enlarged_keeps_a_ramp_and_the_mean() -> None:
     assert large.mean() == pytest.approx((2 * rows + columns).mean())
 
 
-def test_an_epoch_has_every_image_once_at_most() -> None:
-    drawn = list(digits.batches(70, 32, epochs=2, seed=5))
-    assert [len(batch) for batch in drawn] == [32] * 4
-    epochs = np.concatenate(drawn[:2]), np.concatenate(drawn[2:])
-    assert all(len(set(epoch)) == 64 and set(epoch) <= set(range(70)) for epoch in epochs)
-    assert not np.array_equal(*epochs)
+def test_an_epoch_has_every_digit_once_at_most_and_moves_it_within_its_border() -> None:
+    images = np.zeros((70, 1, 32, 32))
+    images[:, 0, 2:30, 2:30] = np.arange(1, 71)[:, np.newaxis, np.newaxis]
+    labels = np.arange(1, 71)
+    drawn = list(digits.batches(digits.Digits(images, labels, images[:0], labels[:0]), 32, epochs=2, seed=5))
+    assert [len(batch) for batch, _ in drawn] == [32] * 4
+    for batch, numbers in drawn:
+        assert all(set(np.unique(image)) == {0, number} for image, number in zip(batch, numbers, strict=True))
+        np.testing.assert_array_equal(batch.sum(axis=(1, 2, 3)), 28 * 28 * numbers)
+        (rows,) = np.nonzero(batch[0, 0].any(axis=1))
+        assert rows.max() - rows.min() == 27
+    epochs = [np.concatenate([numbers for _, numbers in drawn[part]]) for part in (slice(2), slice(2, 4))]
+    assert all(len(set(epoch)) == 64 for epoch in epochs) and not np.array_equal(*epochs)
+    assert len({batch.any(axis=(0, 1)).tobytes() for batch, _ in drawn}) > 1
 
 
 # ---- training
@@ -85,14 +94,15 @@ def test_digits_are_split_once(few: digits.Digits) -> None:
 
 
 def test_the_three_learn_alike(few: digits.Digits) -> None:
-    """In float64 for two epochs of ten steps, which also bring the accuracy from one in ten to far above."""
+    """In float64 for two epochs of ten steps, which also bring the loss down."""
     pytest.importorskip("torch")
     weights = net.initial_weights(0, "float64")
     runs = [train_digits.train(*learner, few, 2, 2) for learner in train_digits.learners("both", weights)]
     reference = runs[-1]
     assert [run.name for run in runs] == ["NumPy", "torch, FFTConv2d", REFERENCE]
     assert all(run.apart(reference).max() <= 1e-12 for run in runs)
-    assert all(run.accuracy == reference.accuracy > 0.5 and len(run.losses) == 20 for run in runs)
+    assert all(run.accuracy == reference.accuracy > 0.2 and len(run.losses) == 20 for run in runs)
+    assert reference.losses[-3:].mean() < reference.losses[:3].mean() - 0.1
     np.testing.assert_allclose(runs[0].kernels, reference.kernels, rtol=0, atol=1e-12)
 
 
@@ -110,8 +120,8 @@ def test_a_short_training_is_the_beginning_of_the_long_one(few: digits.Digits) -
     [
         ({}, 0),
         ({"losses": FLAT.losses + 2e-4}, 1),  # in the first epoch
-        ({"losses": FLAT.losses + [0, 0, 0, 0.04]}, 0),
-        ({"losses": FLAT.losses + [0, 0, 0, 0.06]}, 1),
+        ({"losses": FLAT.losses + 0.04 * LAST}, 0),
+        ({"losses": FLAT.losses + 0.06 * LAST}, 1),
         ({"losses": FLAT.losses * np.nan}, 2),
         ({"accuracy": 0.971}, 0),
         ({"accuracy": 0.999}, 1),
@@ -130,15 +140,11 @@ def test_float64_is_held_tightly() -> None:
     assert [holds for _, holds in train_digits.verdict([other, reference], 2)] == [False, False, True]
 
 
-@pytest.fixture
-def shortened(few: digits.Digits, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The program on a part of the digits."""
-    monkeypatch.setattr(train_digits, "load", lambda dtype: replace(few, images=few.images.astype(dtype)))
-
-
-@pytest.mark.usefixtures("shortened")
-def test_too_little_training_fails_with_the_numbers(capsys: pytest.CaptureFixture[str]) -> None:
+def test_float64_is_held_to_nn_conv2d_alone(
+    few: digits.Digits, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     pytest.importorskip("torch")
+    monkeypatch.setattr(train_digits, "load", lambda dtype: few)
     assert train_digits.main(["--epochs", "1", "--backend", "torch", "--dtype", "float64"]) == 0
     said = capsys.readouterr().out
     assert said.count(": PASS") == 3 and "FAIL" not in said

@@ -2,7 +2,8 @@
 
 The digits have 8 x 8 pixels; a kernel of 9 x 9 needs larger planes. Pixel i of n covers the place (i + 1/2) / n of a
 side, and between the centres of two old pixels a new one is interpolated linearly, along rows and along columns: one
-matrix product a side. Source: Alpaydin and Kaynak, Optical Recognition of Handwritten Digits, UCI (1998).
+matrix product a side. So digits of 28 x 28 are made, in the middle of a border of two pixels, within which each batch
+that is trained on moves at random. Source: Alpaydin and Kaynak, Optical Recognition of Handwritten Digits, UCI (1998).
 """
 
 from collections.abc import Iterator
@@ -16,7 +17,7 @@ from .extras import require
 
 Array = NDArray[Any]
 
-SIDE = 32
+SIDE, BORDER = 32, 2
 TESTED = 360  # of 1797 digits
 
 
@@ -65,7 +66,8 @@ def load(dtype: str, seed: int = 0) -> Digits:
     from sklearn.model_selection import train_test_split
 
     digits = load_digits()
-    images = enlarged(digits.images / 16, SIDE)[:, np.newaxis]
+    border = [(0, 0)] * 2 + [(BORDER, BORDER)] * 2
+    images = np.pad(enlarged(digits.images / 16, SIDE - 2 * BORDER)[:, np.newaxis], border)
     images = (images - images.mean()).astype(dtype)
     train, test, train_labels, test_labels = train_test_split(
         images, digits.target, test_size=TESTED, random_state=seed, stratify=digits.target
@@ -73,15 +75,18 @@ def load(dtype: str, seed: int = 0) -> Digits:
     return Digits(train, train_labels, test, test_labels)
 
 
-def batches(images: int, size: int, epochs: int, seed: int = 0) -> Iterator[Array]:
-    """Yield the indices [size] of each batch; an epoch is a new order of all images, less what fills no batch.
+def batches(digits: Digits, size: int, epochs: int, seed: int = 0) -> Iterator[tuple[Array, Array]]:
+    """Yield images and labels of each batch; an epoch is a new order of all digits, less what fills no batch.
 
     Examples
     --------
-    >>> [len(batch) for batch in batches(10, 4, epochs=2)]
+    >>> few = Digits(np.zeros((10, 1, SIDE, SIDE)), np.arange(10), np.zeros((0, 1, SIDE, SIDE)), np.zeros(0))
+    >>> [images.shape[0] for images, labels in batches(few, 4, epochs=2)]
     [4, 4, 4, 4]
     """
-    order = np.random.default_rng(seed)
+    draw, count = np.random.default_rng(seed), len(digits.labels)
     for _ in range(epochs):
-        shuffled = order.permutation(images)
-        yield from (shuffled[begin : begin + size] for begin in range(0, images - size + 1, size))
+        order = draw.permutation(count)
+        for begin in range(0, count - size + 1, size):
+            batch, move = order[begin : begin + size], draw.integers(-BORDER, BORDER + 1, 2)
+            yield np.roll(digits.images[batch], move, axis=(2, 3)), digits.labels[batch]

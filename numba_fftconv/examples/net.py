@@ -39,7 +39,8 @@ def initial_weights(seed: int, dtype: str, side: int = 32) -> Weights:
     >>> {name: weight.shape for name, weight in initial_weights(0, "float32").items() if name.endswith("weight")}
     {'conv1.weight': (8, 1, 9, 9), 'conv2.weight': (16, 8, 9, 9), 'linear.weight': (10, 1024)}
     """
-    shapes = {f"conv{i}": (after, before, KERNEL, KERNEL) for i, (before, after) in enumerate(pairwise(FILTERS), 1)}
+    pairs = enumerate(pairwise(FILTERS), 1)
+    shapes: dict[str, tuple[int, ...]] = {f"conv{i}": (after, before, KERNEL, KERNEL) for i, (before, after) in pairs}
     shapes["linear"] = (CLASSES, FILTERS[-1] * (side // 4) ** 2)
     draw, weights = np.random.default_rng(seed), {}
     for name, shape in shapes.items():
@@ -57,7 +58,7 @@ class Layer(Protocol):
 
     def forward(self, x: Array) -> Array: ...
 
-    def backward(self, dy: Array) -> Array | None: ...
+    def backward(self, dy: Array) -> Any: ...
 
 
 @dataclass

@@ -93,9 +93,9 @@ def train(name: str, learner: Learner, digits: Digits, epochs: int, run_epochs: 
     """
     start, losses = time.perf_counter(), []
     steps = epochs * (len(digits.labels) // BATCH)
-    order = batches(len(digits.labels), BATCH, epochs)
-    for step, batch in enumerate(islice(order, steps // epochs * run_epochs)):
-        losses.append(learner.step(digits.images[batch], digits.labels[batch], RATE * (1 - step / steps)))
+    order = islice(batches(digits, BATCH, epochs), steps // epochs * run_epochs)
+    for step, (images, labels) in enumerate(order):
+        losses.append(learner.step(images, labels, RATE * (1 - step / steps)))
     seconds = time.perf_counter() - start
     accuracy = float(np.mean(learner.scores(digits.test_images).argmax(axis=1) == digits.test_labels))
     return Run(name, digits.images.dtype.name, np.array(losses), accuracy, seconds, learner.weights()["conv1.weight"])
