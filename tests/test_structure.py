@@ -15,7 +15,7 @@ ROOT = Path(numba_fftconv.__file__).parent
 # A module imports from the layers below its own and, within its layer, from the modules named after it.
 LAYERS = [
     ["examples.train_ddp", "examples.train_digits", "examples.digits_figure", "examples.torch_net", "examples.net",
-     "examples.digits", "examples.extras", "examples"],
+     "examples.run", "examples.digits", "examples.extras", "examples"],
     ["torch", "torch.convert", "torch.layer", "torch.batching", "torch.derivatives", "torch.operator"],
     ["__main__", "demo", "tiny", "scene", "inspect.command", "inspect.page", "inspect.text", "inspect.custom",
      "inspect.library", "inspect.report", "inspect.compiled", "inspect"],

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from numba_fftconv.examples import digits, net, train_digits
-from numba_fftconv.examples.train_digits import REFERENCE, Run
+from numba_fftconv.examples.run import Run
+from numba_fftconv.examples.train_digits import REFERENCE
 
 FLAT = Run(REFERENCE, "float32", np.full(4, 0.5), 0.98, 1.0, np.zeros((8, 1, 9, 9)))
 LAST = np.array([0, 0, 0, 1])

@@ -5,21 +5,19 @@ Curves that coincide hide one another: each is drawn thinner than the one below 
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-if TYPE_CHECKING:
-    from .train_digits import Run
+from .run import Run
 
 COLOURS = {"NumPy": "#f6bd60", "torch, FFTConv2d": "#2274a5", "torch, nn.Conv2d": "#1b1b1e"}
 WIDTHS = {"NumPy": 5.0, "torch, FFTConv2d": 2.4, "torch, nn.Conv2d": 0.7}
-MARKERS = {"float32": "o", "float64": "s"}
 FLOOR = 1e-17  # stands for a difference of zero
 GREY = "#6b6b70"
 
 
-def draw(runs: Sequence["Run"], reference: str, path: Path) -> None:
+def draw(runs: Sequence[Run], reference: str, path: Path) -> None:
     """Draw what came of training.
 
     Parameters
@@ -35,17 +33,17 @@ def draw(runs: Sequence["Run"], reference: str, path: Path) -> None:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(12, 7.2), layout="constrained")
-    halves: Any = figure.subfigures(2, 1, height_ratios=(1.9, 1), hspace=0.03)
+    halves: Any = figure.subfigures(2, 1, height_ratios=(2.4, 1), hspace=0.03)
     left, right = halves[0].subplots(1, 2)
     longest = max(len(run.losses) for run in runs)
     shown = [run for run in runs if len(run.losses) == longest]
     _losses(left, [run for run in shown if run.dtype == shown[0].dtype])
     _differences(right, runs, reference)
-    _kernels(halves[1], shown[-1])
+    _kernels(halves[1], next((run for run in shown if "FFTConv2d" in run.name), shown[0]))
     figure.savefig(path, dpi=100)
 
 
-def _losses(panel: Any, runs: Sequence["Run"]) -> None:
+def _losses(panel: Any, runs: Sequence[Run]) -> None:
     for run in runs:
         said = f"{run.name}: {run.accuracy:.1%} of the test digits"
         panel.semilogy(run.losses, color=COLOURS[run.name], linewidth=WIDTHS[run.name], label=said)
@@ -54,7 +52,7 @@ def _losses(panel: Any, runs: Sequence["Run"]) -> None:
     panel.legend(frameon=False, loc="lower left")
 
 
-def _differences(panel: Any, runs: Sequence["Run"], reference: str) -> None:
+def _differences(panel: Any, runs: Sequence[Run], reference: str) -> None:
     references = {run.dtype: run for run in runs if run.name == reference}
     for run in runs:
         if run.dtype in references and run.name != reference:
@@ -82,7 +80,7 @@ def _plain(panel: Any) -> None:
     panel.margins(x=0.01)
 
 
-def _kernels(part: Any, run: "Run") -> None:
+def _kernels(part: Any, run: Run) -> None:
     part.suptitle(f"9x9 kernels of the first layer, learnt by {run.name} (blue below zero, red above)")
     limit = float(np.abs(run.kernels).max())
     for panel, kernel in zip(part.subplots(1, len(run.kernels)), run.kernels[:, 0], strict=True):

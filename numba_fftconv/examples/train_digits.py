@@ -29,6 +29,7 @@ from ..errors import FFTConvError
 from .digits import Array, Digits, batches, load
 from .extras import require
 from .net import NumpyNet, Weights, initial_weights
+from .run import Run
 
 EPOCHS = 8
 BATCH = 32
@@ -58,22 +59,6 @@ class Learner(Protocol):
     def scores(self, images: Array) -> Array: ...
 
     def weights(self) -> Weights: ...
-
-
-@dataclass(frozen=True)
-class Run:
-    """What came of one learner."""
-
-    name: str
-    dtype: str
-    losses: Array  # by step
-    accuracy: float  # part of the test digits
-    seconds: float
-    kernels: Array  # of the first layer
-
-    def apart(self, other: "Run") -> Array:
-        """How far the losses lie from another's, by step."""
-        return np.abs(self.losses - other.losses)
 
 
 def train(name: str, learner: Learner, digits: Digits, epochs: int, run_epochs: int) -> Run:
