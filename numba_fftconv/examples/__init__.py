@@ -1,1 +1,1 @@
-"""Small complete programs that use the package, each run as python -m numba_fftconv.examples.NAME."""
+"""Programs that train with numba_fftconv: python -m numba_fftconv.examples.NAME."""
