@@ -1,8 +1,9 @@
 """Convolution layers by FFT inside torch: an operator with derivatives, a layer, and a way to put it into a model.
 
-    conv2d       torch.nn.functional.conv2d by FFT: autograd, torch.func, torch.compile, torch.export, autocast
-    FFTConv2d    the layer, in place of torch.nn.Conv2d
-    convert      turns those layers of a model into FFTConv2d that the cost model finds faster so
+    conv2d           torch.nn.functional.conv2d by FFT: autograd, torch.func, torch.compile, torch.export, autocast
+    FFTConv2d        the layer, in place of torch.nn.Conv2d
+    SpectralConv2d   a layer that learns the spectrum of its kernel
+    convert          turns those layers of a model into FFTConv2d that the cost model finds faster so
 
 >>> import torch
 >>> from numba_fftconv.torch import conv2d
@@ -26,5 +27,6 @@ from . import batching, derivatives  # noqa: E402, F401
 from .convert import convert  # noqa: E402
 from .layer import FFTConv2d  # noqa: E402
 from .operator import conv2d  # noqa: E402
+from .spectral import SpectralConv2d  # noqa: E402
 
-__all__ = ["FFTConv2d", "conv2d", "convert"]
+__all__ = ["FFTConv2d", "SpectralConv2d", "conv2d", "convert"]

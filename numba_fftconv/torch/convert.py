@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from .. import tuning
+from .. import options, tuning
 from ..errors import FFTConvError, InvalidTypeError
 from ..explain import seconds
 from ..passes import PASSES, named
@@ -72,7 +72,7 @@ def _row(decision: Decision) -> tuple[str, ...]:
 
 def convert(
     module: nn.Module, *example: Any, where: Callable[[str, nn.Conv2d], bool] | None = None,
-    passes: Collection[str] = tuple(PASSES),
+    passes: Collection[str] = tuple(PASSES), save: str = "none", save_limit: int | None = None,
 ) -> Report:  # fmt: skip
     """Turn the torch.nn.Conv2d layers of a model, in place, into FFTConv2d where the cost model finds them faster so.
 
@@ -82,6 +82,8 @@ def convert(
     example : arguments of a call of the model, in shapes that it will have; it runs once, without gradients and in
         evaluation, and leaves the model's buffers and modes as they were.
     where : says of the name and the layer whether one that would be converted shall be; None converts all of them.
+    save, save_limit : which spectra each of the converted layers may keep for backward, as of
+        `numba_fftconv.torch.conv2d`; the limit is of one call of one layer.
     passes : over which the times are summed, of 'forward', 'input_grad' and 'weight_grad'; ('forward',) for inference.
 
     Returns
@@ -91,7 +93,7 @@ def convert(
     Raises
     ------
     InvalidTypeError : `module` is no module.
-    InvalidOptionError : another name in `passes`.
+    InvalidOptionError : another name in `passes`, or another policy.
     Whatever the call of the model raises; then nothing is converted.
 
     Examples
@@ -111,6 +113,7 @@ def convert(
     if not isinstance(module, nn.Module):
         raise InvalidTypeError(f"module is a {type(module)}: it must be a torch.nn.Module")
     summed = [named(name).name for name in passes]
+    options.save(save), options.save_limit(save_limit)
     calls = _calls(module, example)
     names: dict[nn.Module, list[str]] = {}
     for name, layer in module.named_modules(remove_duplicate=False):
@@ -120,6 +123,8 @@ def convert(
     for layer, decision in zip(names, decisions, strict=True):
         if decision.is_converted:
             layer.__class__ = FFTConv2d
+            assert isinstance(layer, FFTConv2d)
+            layer.save, layer.save_limit = save, save_limit
     return Report(tuple(decisions))
 
 
@@ -158,8 +163,8 @@ def _seconds(layer: nn.Conv2d, input: Seen, passes: list[str]) -> tuple[float, f
     """Of the passes of a call by FFT and by a direct convolution; padding of any mode takes the time of zeros."""
     if input.dtype not in NAMES:
         raise InvalidTypeError(f"input has dtype {input.dtype}, which FFTConv2d does not take")
-    options = read(layer.weight.shape, layer.stride, layer.padding, layer.dilation, layer.groups)
-    plan = plan_of(input.shape, layer.weight.shape, input.dtype, input.device, *options)
+    numbers = read(layer.weight.shape, layer.stride, layer.padding, layer.dilation, layer.groups)
+    plan = plan_of(input.shape, layer.weight.shape, input.dtype, input.device, *numbers)
     direct = tuning.direct_seconds(plan.geometry, plan.dtype, plan.target, plan.threads)
     return sum(plan.choice.by_pass[name].seconds for name in passes), direct * len(passes)
 

@@ -55,6 +55,8 @@ class FFTConv2d(nn.Conv2d):
     Source: torch.nn.Conv2d.
     """
 
+    save: str = "none"
+    save_limit: int | None = None
     _kept: Kept | None = None
 
     def __init__(self, *arguments: Any, save: str = "none", save_limit: int | None = None, **named: Any) -> None:
@@ -77,8 +79,8 @@ class FFTConv2d(nn.Conv2d):
             operands = input.detach(), self._spectrum(plan, weight)
             out = input.new_empty(plan.geometry.output_shape)
             return plan.forward(*operands, None if bias is None else bias.detach(), out=out)
-        keep = {"save": self.save, "save_limit": self.save_limit}
-        return conv2d(input, weight, bias, self.stride, padding, self.dilation, self.groups, **keep)
+        options = self.stride, padding, self.dilation, self.groups
+        return conv2d(input, weight, bias, *options, save=self.save, save_limit=self.save_limit)
 
     def _keeps(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
         """Whether this is a plain call in evaluation: nothing traces, transforms, captures or records it."""

@@ -229,12 +229,11 @@ def _backward(
 ) -> tuple[Tensor | None, ...]:  # fmt: skip
     _check(grad_output=grad_output, input=input, weight=weight)
     plan = _plan(input, weight, stride, padding, dilation, groups)
-    x, w = input.detach(), weight.detach()
-    if input_spectrum is not None and input_spectrum.numel():
-        x = plan.read_spectrum("input", input_spectrum, x)
-    if weight_spectrum is not None and weight_spectrum.numel():
-        w = plan.read_spectrum("weight", weight_spectrum)
-    return plan.backward(grad_output.detach(), x, w, output_mask=mask)
+    operands: list[Any] = []
+    for name, planes, spectrum in (("input", input, input_spectrum), ("weight", weight, weight_spectrum)):
+        is_kept = spectrum is not None and spectrum.numel()
+        operands.append(plan.read_spectrum(name, spectrum, planes.detach()) if is_kept else planes.detach())
+    return plan.backward(grad_output.detach(), *operands, output_mask=mask)
 
 
 def _backward_shape(
