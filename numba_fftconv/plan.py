@@ -548,3 +548,5 @@ def clear_cache() -> None:
     for name in ("arrays", "stages"):
         if of_gpu := sys.modules.get(f"numba_fftconv.cuda.{name}"):
             of_gpu.forget()
+    if operator := sys.modules.get("numba_fftconv.torch.operator"):
+        operator.plan_of.cache_clear()

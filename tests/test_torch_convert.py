@@ -73,8 +73,10 @@ def test_a_model() -> None:
     by_name = {decision.names[0]: decision for decision in report.decisions}
     assert by_name["large"].names == ("large", "again") and by_name["large"].is_converted
     assert by_name["large"].fft < by_name["large"].direct
-    reasons = {"point": "one sample", "own": "Own is a class of its own", "idle": "does not reach", "wide": "at most 256"}
-    reasons["small"] = "direct convolution is predicted"
+    reasons = {
+        "point": "one sample", "own": "Own is a class of its own", "idle": "does not reach", "wide": "at most 256",
+        "small": "direct convolution is predicted",
+    }  # fmt: skip
     assert list(by_name) == ["large", "point", "own", "small", "idle", "wide"]
     for name, words in reasons.items():
         assert words in by_name[name].reason and not by_name[name].is_converted
@@ -104,7 +106,7 @@ def test_a_module_that_is_the_layer() -> None:
 
 
 def test_where() -> None:
-    model, asked = nn.Sequential(nn.Conv2d(8, 8, 11, padding=5), nn.Conv2d(8, 8, 11), nn.Conv2d(8, 8, 1)), []
+    model, asked = nn.Sequential(*[nn.Conv2d(8, 8, k, padding=k // 2) for k in (11, 13, 1)]), []
 
     def where(name: str, layer: nn.Conv2d) -> bool:
         asked.append((name, layer))
@@ -121,7 +123,8 @@ def test_a_dtype_without_kernels() -> None:
 
 
 def test_a_model_without_layers() -> None:
-    assert str(convert(nn.Linear(2, 2), torch.ones(2))).split() == "layer is now by FFT direct because is a".split()
+    report = convert(nn.Linear(2, 2), torch.ones(2))
+    assert not report.decisions and str(report).split()[:3] == ["layer", "is", "now"]
 
 
 def test_a_call_that_fails_changes_nothing() -> None:
@@ -133,5 +136,5 @@ def test_a_call_that_fails_changes_nothing() -> None:
     assert not model.seen and not model.norm.running_mean.any() and not model.large._forward_pre_hooks
     with pytest.raises(InvalidOptionError, match="pass_name is 'backward'"):
         convert(model, X, passes=("backward",))
-    with pytest.raises(InvalidTypeError, match="must be a torch.nn.Module"):
+    with pytest.raises(InvalidTypeError, match=r"must be a torch\.nn\.Module"):
         convert(lambda x: x, X)

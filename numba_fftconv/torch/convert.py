@@ -98,14 +98,14 @@ def convert(
 
     Examples
     --------
-    >>> model = nn.Sequential(nn.Conv2d(3, 64, 3, padding=1), nn.Conv2d(64, 64, 9, padding=4))
-    >>> report = convert(model, torch.ones(16, 3, 32, 32))
+    >>> model = nn.Sequential(nn.Conv2d(3, 8, 1), nn.Conv2d(8, 8, 9, padding=4))
+    >>> report = convert(model, torch.ones(2, 3, 32, 32))
     >>> report.converted
     ('1',)
     >>> print(model)
     Sequential(
-      (0): Conv2d(3, 64, kernel_size=(3, 3), stride=(1, 1), padding=(1, 1))
-      (1): FFTConv2d(64, 64, kernel_size=(9, 9), stride=(1, 1), padding=(4, 4))
+      (0): Conv2d(3, 8, kernel_size=(1, 1), stride=(1, 1))
+      (1): FFTConv2d(8, 8, kernel_size=(9, 9), stride=(1, 1), padding=(4, 4))
     )
 
     Source: the planner of FFTW, which chooses by an estimate where it does not measure.

@@ -88,7 +88,8 @@ class FFTConv2d(nn.Conv2d):
             return False
         given = [input, weight] if bias is None else [input, weight, bias]
         return (
-            not weight.is_inference()  # which has no version
+            type(weight) is nn.Parameter  # no tensor that torch.func.functional_call has put there for one call
+            and not weight.is_inference()  # which has no version
             and not (torch.is_grad_enabled() and any(tensor.requires_grad for tensor in given))
             and all(type(tensor) in (Tensor, nn.Parameter) and not tensor.is_neg() for tensor in given)
             and all(tensor.dtype == weight.dtype and tensor.device == weight.device for tensor in given)
