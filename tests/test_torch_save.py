@@ -15,8 +15,7 @@ POLICIES = ("none", "input", "weight", "all")
 LAYERS = {
     "one segment": ((20, 3, 9, 9), (5, 3, 3, 3), {"padding": 1}),
     "segments, stride and dilation": ((2, 3, 60, 70), (4, 3, 5, 4), {"stride": (1, 2), "dilation": (2, 1)}),
-    "many channels": ((3, 24, 12, 12), (16, 24, 5, 5), {"padding": 2}),
-    "groups": ((5, 6, 14, 10), (9, 2, 3, 3), {"groups": 3}),
+    "groups": ((5, 6, 9, 8), (9, 2, 3, 3), {"padding": 1, "groups": 3}),
 }
 EACH = pytest.mark.parametrize("layer", LAYERS.values(), ids=LAYERS)
 
@@ -66,9 +65,9 @@ def waiting(function: Any) -> tuple[Any, list[int]]:
 
 
 @EACH
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
-def test_every_policy_gives_the_same_bits(layer: Any, dtype: Any) -> None:
-    x, w, b, options = drawn(layer, dtype)
+@pytest.mark.parametrize("half", [False, True])
+def test_every_policy_gives_the_same_bits(layer: Any, half: bool) -> None:
+    x, w, b, options = drawn(layer, torch.bfloat16 if half else torch.float32)
     size = plan_of(x, w, **options).spectrum_size
     want: Any = None
     for policy in POLICIES:
@@ -129,7 +128,7 @@ def test_first_and_second_derivatives(policy: str) -> None:
 
 @pytest.mark.parametrize("dynamic", [False, True])
 def test_compiled_without_breaks(dynamic: bool) -> None:
-    x, w, b, options = drawn(LAYERS["many channels"])
+    x, w, b, options = drawn(LAYERS["groups"])
 
     def loss(x: Any, w: Any, b: Any) -> Any:
         return conv2d(x, w, b, **options, save="all").square().sum()
