@@ -42,7 +42,7 @@ REFERENCE = "torch, nn.Conv2d"
 
 @dataclass(frozen=True)
 class Bound:
-    """How far the losses of the first `steps`, or of all, may lie from the reference; how many epochs to run, or all."""
+    """How far the losses of the first steps may lie from the reference; how many epochs to run. None stands for all."""
 
     most: float
     steps: int | None
