@@ -11,8 +11,8 @@ from numba_fftconv.examples import digits, net, train_digits
 from numba_fftconv.examples.run import Run
 from numba_fftconv.examples.train_digits import REFERENCE
 
-FLAT = Run(REFERENCE, "float32", np.full(4, 0.5), 0.98, 1.0, np.zeros((8, 1, 9, 9)))
-LAST = np.array([0, 0, 0, 1])
+FLAT = Run(REFERENCE, "float32", np.full(12, 0.5), 0.98, 1.0, np.zeros((8, 1, 9, 9)))
+TENTH, ELEVENTH = np.eye(12)[9:11]
 
 
 # ---- the net
@@ -102,8 +102,8 @@ def test_the_three_learn_alike(few: digits.Digits) -> None:
     reference = runs[-1]
     assert [run.name for run in runs] == ["NumPy", "torch, FFTConv2d", REFERENCE]
     assert all(run.apart(reference).max() <= 1e-12 for run in runs)
-    assert all(run.accuracy == reference.accuracy > 0.2 and len(run.losses) == 20 for run in runs)
-    assert reference.losses[-3:].mean() < reference.losses[:3].mean() - 0.1
+    assert all(run.accuracy == reference.accuracy and len(run.losses) == 20 for run in runs)
+    assert reference.losses[-3:].mean() < reference.losses[:3].mean() - 0.05
     np.testing.assert_allclose(runs[0].kernels, reference.kernels, rtol=0, atol=1e-12)
 
 
@@ -120,10 +120,10 @@ def test_a_short_training_is_the_beginning_of_the_long_one(few: digits.Digits) -
     ("changed", "fails"),
     [
         ({}, 0),
-        ({"losses": FLAT.losses + 2e-4}, 1),  # in the first epoch
-        ({"losses": FLAT.losses + 0.04 * LAST}, 0),
-        ({"losses": FLAT.losses + 0.06 * LAST}, 1),
-        ({"losses": FLAT.losses * np.nan}, 2),
+        ({"losses": FLAT.losses + 9e-6 * TENTH}, 0),
+        ({"losses": FLAT.losses + 2e-5 * TENTH}, 1),
+        ({"losses": FLAT.losses + 2e-5 * ELEVENTH}, 0),
+        ({"losses": FLAT.losses * np.nan}, 1),
         ({"accuracy": 0.971}, 0),
         ({"accuracy": 0.999}, 1),
         ({"accuracy": 0.969}, 2),
@@ -131,14 +131,14 @@ def test_a_short_training_is_the_beginning_of_the_long_one(few: digits.Digits) -
 )
 def test_the_verdict(changed: dict[str, object], fails: int) -> None:
     other = replace(FLAT, name="NumPy", **changed)  # type: ignore[arg-type]
-    found = list(train_digits.verdict([other, FLAT], 2))
-    assert len(found) == 5 and sum(not holds for _, holds in found) == fails
+    found = list(train_digits.verdict([other, FLAT]))
+    assert len(found) == 4 and sum(not holds for _, holds in found) == fails
 
 
 def test_float64_is_held_tightly() -> None:
     reference = replace(FLAT, dtype="float64")
-    other = replace(reference, name="NumPy", losses=FLAT.losses + 2e-9)
-    assert [holds for _, holds in train_digits.verdict([other, reference], 2)] == [False, False, True]
+    other = replace(reference, name="NumPy", losses=FLAT.losses + 2e-9 * ELEVENTH)
+    assert [holds for _, holds in train_digits.verdict([other, reference])] == [False, True]
 
 
 def test_float64_is_held_to_nn_conv2d_alone(
@@ -148,7 +148,7 @@ def test_float64_is_held_to_nn_conv2d_alone(
     monkeypatch.setattr(train_digits, "load", lambda dtype: few)
     assert train_digits.main(["--epochs", "1", "--backend", "torch", "--dtype", "float64"]) == 0
     said = capsys.readouterr().out
-    assert said.count(": PASS") == 3 and "FAIL" not in said
+    assert said.count(": PASS") == 2 and "FAIL" not in said
 
 
 def test_accuracy_is_demanded(

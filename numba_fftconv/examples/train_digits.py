@@ -6,12 +6,13 @@ One net (net.py), one set of first weights, one order of batches, three learners
 FFTConv2d; torch with nn.Conv2d, against which the other two are held. What is demanded:
 
     accuracy   at least 97 % of the test digits, by every learner in float32
-    float64    every loss of an epoch as nn.Conv2d has it to 1e-9
-    float32    every loss of the first epoch to 1e-4, of all epochs to 0.05, and the accuracy to one per cent
+    float64    every loss of an epoch as nn.Conv2d has it, to 1e-9
+    float32    the first ten losses to 1e-5, and the accuracy to one per cent
 
-In float64 nothing but rounding tells the three apart. In float32 it grows: now and then it decides on which side of
-zero an activation falls, ReLU lets a gradient through in one learner and not in another, and the curves, though they
-follow one another, come apart by some thousandths. Only the epoch before that is bounded tightly.
+In float64 nothing but rounding tells the three apart, and it stays so. In float32 training makes rounding grow, without
+bound that could be told beforehand: it decides on which side of zero activations fall, ReLU lets a gradient through in
+one learner and not in another, and after an epoch or two the curves follow one another without being the same. How far
+they come apart is printed and drawn, not judged.
 """
 
 import argparse
@@ -41,14 +42,14 @@ REFERENCE = "torch, nn.Conv2d"
 
 @dataclass(frozen=True)
 class Bound:
-    """How far losses may lie from those of the reference, in the first epoch and in all, and how many epochs to run."""
+    """How far the losses of the first steps may lie from the reference; how many epochs to run. None stands for all."""
 
-    first: float
-    every: float
+    most: float
+    steps: int | None
     epochs: int | None
 
 
-BOUNDS = {"float32": Bound(1e-4, 0.05, None), "float64": Bound(1e-9, 1e-9, 1)}
+BOUNDS = {"float32": Bound(1e-5, 10, None), "float64": Bound(1e-9, None, 1)}
 
 
 class Learner(Protocol):
@@ -116,8 +117,8 @@ def run_all(backend: str, dtypes: Sequence[str], epochs: int) -> list[Run]:
     return runs
 
 
-def verdict(runs: Sequence[Run], epoch: int) -> Iterator[tuple[str, bool]]:
-    """What is demanded: each figure beside its limit, and whether it holds. `epoch` is a number of steps."""
+def verdict(runs: Sequence[Run]) -> Iterator[tuple[str, bool]]:
+    """What is demanded: each figure beside its limit, and whether it holds."""
     for run in runs:
         if BOUNDS[run.dtype].epochs is None:
             said = f"{run.dtype} {run.name}: accuracy {run.accuracy:.2%}, at least {LEAST_ACCURACY:.0%} is wanted"
@@ -128,13 +129,11 @@ def verdict(runs: Sequence[Run], epoch: int) -> Iterator[tuple[str, bool]]:
         if run is reference:
             continue
         bound, apart = BOUNDS[run.dtype], run.apart(reference)
-        spans = {"the first epoch": (apart[:epoch], bound.first), "all steps": (apart, bound.every)}
-        for span, (found, most) in spans.items():
-            said = f"{run.dtype} {run.name}: losses at most {found.max():.1e} from nn.Conv2d in {span}"
-            yield f"{said}, {most:g} is allowed", bool(found.max() <= most)
+        judged = apart[: bound.steps]
+        said = f"{run.dtype} {run.name}: {len(judged)} losses at most {judged.max():.1e} from nn.Conv2d (all"
+        yield f"{said} {len(apart)}: {apart.max():.1e}), {bound.most:g} is allowed", bool(judged.max() <= bound.most)
         off = abs(run.accuracy - reference.accuracy)
-        said = f"{run.dtype} {run.name}: accuracy {off:.2%} from nn.Conv2d"
-        yield f"{said}, {MOST_APART:.0%} is allowed", off <= MOST_APART
+        yield f"{run.dtype} {run.name}: accuracy {off:.2%} from it, {MOST_APART:.0%} is allowed", off <= MOST_APART
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -159,7 +158,7 @@ def main(words: Sequence[str] | None = None) -> int:
     except (FFTConvError, OSError) as error:
         print(f"train_digits: {error}", file=sys.stderr)
         return 2
-    found = list(verdict(runs, len(runs[0].losses) // (BOUNDS[runs[0].dtype].epochs or chosen.epochs)))
+    found = list(verdict(runs))
     for said, holds in found:
         print(f"{said}: {'PASS' if holds else 'FAIL'}")
     return 0 if all(holds for _, holds in found) else 1
