@@ -18,7 +18,7 @@ from torch.nn import functional
 
 from numba_fftconv import FFTConvError, InvalidOptionError, InvalidShapeError, InvalidTypeError, UnsupportedError
 from numba_fftconv.torch import spectral
-from numba_fftconv.torch.operator import conv2d
+from numba_fftconv.torch.functional import conv2d
 from numba_fftconv.torch.spectral import SpectralConv2d, to_kernel
 
 DOUBLE = torch.float64

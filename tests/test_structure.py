@@ -16,8 +16,8 @@ ROOT = Path(numba_fftconv.__file__).parent
 LAYERS = [
     ["examples.train_ddp", "examples.train_digits", "examples.train_spectral", "examples.digits_figure",
      "examples.torch_net", "examples.net", "examples.run", "examples.digits", "examples.extras", "examples"],
-    ["dask", "torch", "torch.convert", "torch.spectral", "torch.layer", "torch.batching", "torch.derivatives",
-     "torch.operator"],
+    ["dask", "torch", "torch.convert", "torch.spectral", "torch.layer", "torch.functional", "torch.batching",
+     "torch.derivatives", "torch.operator"],
     ["__main__", "demo", "tiny", "scene", "inspect.command", "inspect.page", "inspect.text", "inspect.custom",
      "inspect.library", "inspect.report", "inspect.compiled", "inspect"],
     [""],

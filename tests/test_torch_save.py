@@ -9,7 +9,8 @@ from numba_fftconv import ConvPlan, InvalidOptionError, options
 torch = pytest.importorskip("torch")
 
 from numba_fftconv.torch import FFTConv2d, conv2d, operator  # noqa: E402
-from numba_fftconv.torch.operator import SAVING, read  # noqa: E402
+from numba_fftconv.torch.functional import read  # noqa: E402
+from numba_fftconv.torch.operator import SAVING  # noqa: E402
 
 POLICIES = ("none", "input", "weight", "all")
 LAYERS = {

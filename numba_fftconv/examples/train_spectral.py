@@ -28,7 +28,7 @@ from torch import Tensor, nn
 
 from ..demo import differences
 from ..scene import NOISE, DemoError, Planes, photograph, photographed, relative_error
-from ..torch.operator import conv2d
+from ..torch.functional import conv2d
 from ..torch.spectral import SpectralConv2d
 
 SIDE = 31

@@ -25,8 +25,8 @@ if tuple(map(int, torch.__version__.split(".")[:2])) < (2, 4):
 
 from . import batching, derivatives  # noqa: E402, F401
 from .convert import convert  # noqa: E402
+from .functional import conv2d  # noqa: E402
 from .layer import FFTConv2d  # noqa: E402
-from .operator import conv2d  # noqa: E402
 from .spectral import SpectralConv2d  # noqa: E402
 
 __all__ = ["FFTConv2d", "SpectralConv2d", "conv2d", "convert"]

@@ -19,8 +19,9 @@ from .. import options, tuning
 from ..errors import FFTConvError, InvalidTypeError
 from ..explain import seconds
 from ..passes import PASSES, named
+from .functional import read
 from .layer import FFTConv2d
-from .operator import NAMES, plan_of, read
+from .operator import NAMES, plan_of
 
 
 class Seen(NamedTuple):

@@ -11,19 +11,20 @@ They are kernels of the dispatcher, so that torch.func and torch.compile find th
 Source: the pairing <dy, conv(x, w)> = <dx, x> = <dw, w> that defines the gradients.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch._functorch.utils import enable_single_level_autograd_function
 from torch.autograd import forward_ad
 from torch.autograd.forward_ad import _set_fwd_grad_enabled
 
-from .operator import BACKWARD, FORWARD, LIBRARY, SAVING, geometry
+from .operator import BACKWARD, FORWARD, KERNELS, LIBRARY, SAVING, geometry
 
 Gradients = tuple[Tensor | None, ...]
 NONE: Gradients = (None, None, None)
+DEVICES = ("cpu", "cuda")
 
 
 def _sum(terms: Iterable[Tensor | None]) -> Tensor | None:
@@ -35,7 +36,7 @@ def _sum(terms: Iterable[Tensor | None]) -> Tensor | None:
 def _gradients(ctx: Any, grad_output: Tensor, *_: None) -> Gradients:
     """Of conv2d and conv2d_saving."""
     input, weight, _, *spectra = ctx.saved_tensors
-    return BACKWARD(grad_output, input, weight, *ctx.layer[:4], ctx.needs, *spectra)
+    return call(BACKWARD, grad_output, input, weight, *ctx.layer[:4], ctx.needs, *spectra)
 
 
 def _tangents(ctx: Any, tx: Tensor | None, tw: Tensor | None, tb: Tensor | None) -> Tensor | None:
@@ -79,8 +80,38 @@ def _tangents_of_backward(ctx: Any, tdy: Tensor | None, tx: Tensor | None, tw: T
     )
 
 
-def _requires_grad(tensor: Tensor | None) -> bool:
-    return tensor is not None and tensor.requires_grad
+def _is_recorded(tensors: Sequence[Tensor | None]) -> bool:
+    return torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in tensors)
+
+
+# ---- operators with derivatives --------------------------------------------------------------------------------------
+
+
+RECORD: dict[Any, Callable[..., Any]] = {}  # by operator, what calls its kernel and records that
+
+
+def call(operator: Any, *given: Any) -> Any:
+    """An operator; on plain tensors past the dispatcher, whose two steps through Python take longer than the rest."""
+    if not is_plain(given[:3]):
+        return operator(*given)
+    return RECORD[operator](None, *given) if _is_recorded(given[:3]) else KERNELS[operator](*given)
+
+
+def is_plain(tensors: Sequence[Tensor | None]) -> bool:
+    """Whether the dispatcher would find nothing but derivative and kernel: nothing traces or transforms the call."""
+    return (
+        not torch.compiler.is_compiling()
+        and not torch._C._are_functorch_transforms_active()
+        and forward_ad._current_level < 0
+        and torch._C._len_torch_dispatch_stack() == 0
+        and not torch._C._len_torch_function_stack()
+        and not torch.jit.is_tracing()
+        and all(
+            tensor is None
+            or (type(tensor) in (Tensor, nn.Parameter) and tensor.device.type in DEVICES and not tensor.is_neg())
+            for tensor in tensors
+        )
+    )
 
 
 def _differentiate(
@@ -96,12 +127,16 @@ def _differentiate(
     class Recorded(torch.autograd.Function):
         @staticmethod
         def forward(ctx: Any, keys: Any, *given: Any) -> Any:
-            with torch.enable_grad(), _set_fwd_grad_enabled(True):  # for the transforms that enclose this one
-                result = below(keys, *given)
+            if keys is None:
+                result = KERNELS[operator](*given)
+            else:
+                with torch.enable_grad(), _set_fwd_grad_enabled(True):  # for the transforms that enclose this one
+                    result = below(keys, *given)
+                ctx.save_for_forward(*given[:3])
             saved = result[1:] if saves else ()
-            ctx.mark_non_differentiable(*saved)
+            if saves:
+                ctx.mark_non_differentiable(*saved)
             ctx.save_for_backward(*given[:3], *saved)
-            ctx.save_for_forward(*given[:3])
             ctx.layer, ctx.needs = given[3:], list(ctx.needs_input_grad[1:4])
             ctx.set_materialize_grads(False)
             return result
@@ -117,10 +152,10 @@ def _differentiate(
             return (found, None, None) if saves else found
 
     # The dispatcher has peeled the transforms of torch.func off already; Function.apply itself would do so once more.
-    record = super(torch.autograd.Function, Recorded).apply
+    record: Callable[..., Any] = super(torch.autograd.Function, Recorded).apply
 
     def kernel(keys: Any, *given: Any) -> Any:
-        if forward_ad._current_level < 0 and not (torch.is_grad_enabled() and any(map(_requires_grad, given[:3]))):
+        if forward_ad._current_level < 0 and not _is_recorded(given[:3]):
             return below(keys, *given)
         if torch._C._are_functorch_transforms_active():
             with enable_single_level_autograd_function():
@@ -128,6 +163,7 @@ def _differentiate(
         return record(keys, *given)
 
     LIBRARY.impl(operator._opname, kernel, "Autograd", with_keyset=True)
+    RECORD[operator] = record
 
 
 _differentiate(FORWARD, _gradients, _tangents)

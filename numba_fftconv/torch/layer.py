@@ -10,13 +10,13 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.autograd import forward_ad
-from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 from .. import options
 from ..plan import ConvPlan
 from ..spectral import SpectralWeight
-from .operator import conv2d, plan_of, read
+from .derivatives import is_plain
+from .functional import conv2d, read
+from .operator import plan_of
 
 
 class Kept(NamedTuple):
@@ -90,15 +90,10 @@ class FFTConv2d(nn.Conv2d):
         return (
             type(weight) is nn.Parameter  # no tensor that torch.func.functional_call has put there for one call
             and not weight.is_inference()  # which has no version
+            and is_plain(given)
             and not (torch.is_grad_enabled() and any(tensor.requires_grad for tensor in given))
-            and all(type(tensor) in (Tensor, nn.Parameter) and not tensor.is_neg() for tensor in given)
             and all(tensor.dtype == weight.dtype and tensor.device == weight.device for tensor in given)
-            and weight.device.type in ("cpu", "cuda")
             and not torch.is_autocast_enabled(weight.device.type)
-            and not torch._C._are_functorch_transforms_active()
-            and forward_ad._current_level < 0
-            and _get_current_dispatch_mode() is None
-            and not torch.jit.is_tracing()
             and not (weight.is_cuda and torch.cuda.is_current_stream_capturing())  # a graph outlives what it reads
         )
 

@@ -15,7 +15,7 @@ transforms, dy once for both gradients where the plan can share it.
 Source: torch.library; torch.nn.functional.conv2d and torch.ops.aten.convolution_backward for the arguments.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -28,8 +28,6 @@ from ..geometry import ConvGeometry, fitted, of_layer
 from ..plan import ConvPlan
 
 NAMES = {getattr(torch, name): name for name in dtypes.NUMPY}  # of dtypes
-AUTOCAST_DEVICES = ("cpu", "cuda")
-CAST = set(NAMES) - {torch.float64}  # what autocast casts
 
 LIBRARY = torch.library.Library("numba_fftconv", "DEF")
 LAYER = "SymInt[2] stride, SymInt[4] padding, SymInt[2] dilation, SymInt groups"
@@ -47,82 +45,6 @@ LIBRARY.define(
 )
 SAVING = torch.ops.numba_fftconv.conv2d_saving.default
 FORWARD, BACKWARD = torch.ops.numba_fftconv.conv2d.default, torch.ops.numba_fftconv.conv2d_backward.default
-
-
-def conv2d(
-    input: Tensor, weight: Tensor, bias: Tensor | None = None,
-    stride: Any = 1, padding: Any = 0, dilation: Any = 1, groups: int = 1, *,
-    save: str = "none", save_limit: int | None = None,
-) -> Tensor:  # fmt: skip
-    """Convolve every image with every filter by FFT: torch.nn.functional.conv2d, with its derivatives of any order.
-
-    Parameters
-    ----------
-    input : tensor [N, C, H, W] or [C, H, W] of float16, bfloat16, float32 or, on a CPU, float64; of any strides. The
-        two halves are computed in float32, and the result is rounded once.
-    weight : tensor [K, C/groups, R, S] of the same dtype, at most 256 a side after dilation.
-    bias : tensor [K] of the same dtype, added to the K planes of the output.
-    stride, dilation : int or (rows, columns), in samples.
-    padding : zeros around the input, in samples: int, (rows, columns), ((top, bottom), (left, right)), 'valid', 'same'.
-    groups : int that divides both C and K.
-    save : which spectra may be kept for backward, in place of transforming again: 'none', 'input', 'weight' or 'all'.
-        Kept are those that save time there (`ConvPlan.kept`); the results have the same bits.
-    save_limit : bytes that they may take, or None.
-
-    Under torch.autocast tensors are cast first, as those of torch.nn.functional.conv2d are.
-
-    Returns
-    -------
-    Contiguous tensor [N, K, P, Q] or [K, P, Q] of the same dtype and device. On a GPU it is queued on the current
-    stream, and its memory is of torch's allocator.
-
-    Raises
-    ------
-    InvalidShapeError, InvalidOptionError, InvalidTypeError, UnsupportedError, WorkspaceError, DeviceMismatchError
-
-    Examples
-    --------
-    >>> image = torch.zeros(1, 1, 5, 5)
-    >>> image[0, 0, 2, 2] = 1
-    >>> filters = torch.arange(9.0).reshape(1, 1, 3, 3).requires_grad_()
-    >>> y = conv2d(image, filters)
-    >>> y[0, 0].round().int().tolist()
-    [[8, 7, 6], [5, 4, 3], [2, 1, 0]]
-    >>> torch.autograd.grad(y[0, 0, 0, 0], filters)[0].round().int()[0, 0].tolist()
-    [[0, 0, 0], [0, 0, 0], [0, 0, 1]]
-
-    Source: torch.nn.functional.conv2d; Mathieu, Henaff, LeCun, arXiv 1312.5851.
-    """
-    for name, value in (("input", input), ("weight", weight)):
-        if not isinstance(value, Tensor):
-            raise InvalidTypeError(f"{name} is a {type(value)}: it must be a tensor; numba_fftconv.conv2d takes arrays")
-    layer = read(weight.shape, stride, padding, dilation, groups)
-    tensors, useful = autocast(input.device.type, input, weight, bias), _useful(input, weight, save)
-    return SAVING(*tensors, *layer, useful, save_limit)[0] if useful != "none" else FORWARD(*tensors, *layer)
-
-
-def _useful(input: Tensor, weight: Tensor, save: str) -> str:
-    """What of a policy a backward pass can use: dw reads the input, and dx the weight."""
-    is_read = {"input": weight.requires_grad, "weight": input.requires_grad}
-    names = tuple([name for name in options.save(save) if torch.is_grad_enabled() and is_read[name]])
-    return next(word for word, allowed in options.SAVES.items() if allowed == names)
-
-
-def read(
-    kernel: Sequence[int], stride: Any, padding: Any, dilation: Any, groups: int
-) -> tuple[options.Pair, tuple[int, int, int, int], options.Pair, int]:
-    """The options of a layer with a kernel of this shape as the operators take them, whatever forms they have."""
-    strides, dilations = options.pair(stride, "stride", stride), options.pair(dilation, "dilation", dilation)
-    (top, bottom), (left, right) = options.pads(padding, kernel[2:], strides, dilations)
-    return strides, (top, bottom, left, right), dilations, groups
-
-
-def autocast(device: str, *tensors: Tensor | None) -> tuple[Tensor | None, ...]:
-    """Tensors as torch.autocast wants those of a convolution on a device: all of its dtype, but for float64."""
-    if device not in AUTOCAST_DEVICES or not torch.is_autocast_enabled(device):
-        return tensors
-    dtype = torch.get_autocast_dtype(device)
-    return tuple([tensor.to(dtype) if tensor is not None and tensor.dtype in CAST else tensor for tensor in tensors])
 
 
 # ---- what fits together ----------------------------------------------------------------------------------------------
@@ -184,14 +106,19 @@ def _forward(input: Tensor, weight: Tensor, bias: Tensor | None, *layer: Any) ->
     _check(**given)
     plan = _plan(input, weight, *layer)
     out = input.new_empty(plan.geometry.output_shape)
-    return plan.forward(*(tensor.detach() for tensor in given.values()), out=out)
+    return plan.forward(*map(_samples, given.values()), out=out)
+
+
+def _samples(tensor: Tensor) -> Tensor:
+    """What the package reads, which refuses tensors whose gradient would be lost."""
+    return tensor.detach() if tensor.requires_grad else tensor
 
 
 def _saving(input: Tensor, weight: Tensor, bias: Tensor | None, *layer: Any) -> tuple[Tensor, ...]:
     given = {"input": input, "weight": weight} | ({} if bias is None else {"bias": bias})
     _check(**given)
     plan, (X, W) = _plan(input, weight, *layer[:4]), _spectra(input, weight, *layer)
-    x, w, *rest = (tensor.detach() for tensor in given.values())
+    x, w, *rest = map(_samples, given.values())
     operands = plan.transform_input(x, out=X) if X.numel() else x, plan.transform_weight(w, out=W) if W.numel() else w
     out = input.new_empty(plan.geometry.output_shape)
     return plan.forward(*operands, *rest, out=out), X, W
@@ -232,8 +159,8 @@ def _backward(
     operands: list[Any] = []
     for name, planes, spectrum in (("input", input, input_spectrum), ("weight", weight, weight_spectrum)):
         is_kept = spectrum is not None and spectrum.numel()
-        operands.append(plan.read_spectrum(name, spectrum, planes.detach()) if is_kept else planes.detach())
-    return plan.backward(grad_output.detach(), *operands, output_mask=mask)
+        operands.append(plan.read_spectrum(name, spectrum, _samples(planes)) if is_kept else _samples(planes))
+    return plan.backward(_samples(grad_output), *operands, output_mask=mask)
 
 
 def _backward_shape(
@@ -245,9 +172,9 @@ def _backward_shape(
     return tuple(input.new_empty(shape) if wanted else None for shape, wanted in zip(shapes, mask, strict=True))
 
 
-LIBRARY.impl("conv2d", _forward, "CompositeExplicitAutograd")
-LIBRARY.impl("conv2d_saving", _saving, "CompositeExplicitAutograd")
-LIBRARY.impl("conv2d_backward", _backward, "CompositeExplicitAutograd")
+KERNELS: dict[Any, Callable[..., Any]] = {FORWARD: _forward, SAVING: _saving, BACKWARD: _backward}
+for operator, kernel in KERNELS.items():
+    LIBRARY.impl(operator._opname, kernel, "CompositeExplicitAutograd")
 torch.library.register_fake("numba_fftconv::conv2d", _forward_shape, lib=LIBRARY)
 torch.library.register_fake("numba_fftconv::conv2d_saving", _saving_shape, lib=LIBRARY)
 torch.library.register_fake("numba_fftconv::conv2d_backward", _backward_shape, lib=LIBRARY)

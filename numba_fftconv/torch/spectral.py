@@ -30,7 +30,7 @@ from .. import options
 from ..errors import InvalidOptionError, InvalidTypeError
 from ..geometry import ConvGeometry
 from ..options import Pair
-from .operator import conv2d
+from .functional import conv2d
 
 PADDING_MODES = ("zeros", "reflect", "replicate", "circular")
 DEFAULTS = {
