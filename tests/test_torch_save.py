@@ -115,7 +115,7 @@ def test_an_operand_changed_in_place_is_seen(changed: str) -> None:
         y.sum().backward()
 
 
-@pytest.mark.parametrize("policy", POLICIES[1:])
+@pytest.mark.parametrize("policy", ["all", *(pytest.param(word, marks=pytest.mark.slow) for word in POLICIES[1:3])])
 def test_first_and_second_derivatives(policy: str) -> None:
     layer = (3, 2, 5, 4), (4, 1, 3, 2), {"padding": (1, 2), "groups": 2}
     x, w, b, options = drawn(layer, torch.float64)

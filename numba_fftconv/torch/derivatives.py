@@ -24,7 +24,8 @@ from .operator import BACKWARD, FORWARD, KERNELS, LIBRARY, SAVING, geometry
 
 Gradients = tuple[Tensor | None, ...]
 NONE: Gradients = (None, None, None)
-DEVICES = ("cpu", "cuda")
+KEYS = {"CPU", "CUDA", "ADInplaceOrView", "AutogradCPU", "AutogradCUDA", "AutocastCPU", "AutocastCUDA"}
+PLAIN: dict[int, bool] = {}  # by what the dispatcher goes by in a tensor, whether that is nothing but these
 
 
 def _sum(terms: Iterable[Tensor | None]) -> Tensor | None:
@@ -106,12 +107,17 @@ def is_plain(tensors: Sequence[Tensor | None]) -> bool:
         and torch._C._len_torch_dispatch_stack() == 0
         and not torch._C._len_torch_function_stack()
         and not torch.jit.is_tracing()
-        and all(
-            tensor is None
-            or (type(tensor) in (Tensor, nn.Parameter) and tensor.device.type in DEVICES and not tensor.is_neg())
-            for tensor in tensors
-        )
+        and all(tensor is None or _is_plain(tensor) for tensor in tensors)
     )
+
+
+def _is_plain(tensor: Tensor) -> bool:
+    """Whether a tensor is one by itself: no batch of vmap, not negated by a flag, nothing that stands for zeros."""
+    keys = torch._C._dispatch_keys(tensor)
+    known = PLAIN.get(keys.raw_repr())
+    if known is None:
+        known = PLAIN[keys.raw_repr()] = set(str(keys).partition("(")[2].rstrip(")").split(", ")) <= KEYS
+    return known and type(tensor) in (Tensor, nn.Parameter)
 
 
 def _differentiate(
