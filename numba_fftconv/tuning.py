@@ -18,7 +18,7 @@ from . import dtypes, gpus
 from .cpu import schedule as cpu
 from .cpu.butterfly import flops
 from .cpu.fft2d import quarters
-from .cpu.model import Cost, CpuModel, direct_rate
+from .cpu.model import APART, Cost, CpuModel, direct_rate
 from .cpu.schedule import Work, schedules, workspace_bytes
 from .cuda import schedule as cuda
 from .cuda import tensor_tiles
@@ -162,9 +162,10 @@ def kept(
     works, ways = ([getattr(each, what) for each in choice.passes] for what in ("work", "schedule"))
     saved = {"input": of["weight_grad"].costs[0].seconds, "weight": of["input_grad"].costs[1].seconds}
     size = {name: operand_bytes(choice, name, threads, device) for name in saved}
+    least = APART if device == "cpu" else 0.0
     found: list[str] = []
     for name in sorted(engine.worth_keeping(works, ways), key=lambda name: size[name] / saved[name]):
-        if name in allowed and sum(size[each] for each in found) + size[name] <= limit:
+        if name in allowed and saved[name] > least and sum(size[each] for each in found) + size[name] <= limit:
             found.append(name)
     return tuple(sorted(found))
 

@@ -12,6 +12,7 @@ PUBLISHED_BATCH = 128
 PRECISIONS = ("fp32", "tf32x3", "bf16x3", "tf32")  # of float32 layers
 
 CPU_FLOORS = "numba_fftconv, promised on two threads of one CPU"
+MANY_IMAGES = "numba_fftconv, layers of which a CPU keeps spectra for backward"
 FBFFT = "fbcunn@c24a839 test/benchmark_fft.lua; Vasilache et al., fbfft, arXiv 1412.7580, table 4"
 ALEXNET = "soumith/convnet-benchmarks@b458aab; Krizhevsky, One weird trick, arXiv 1404.5997"
 REPLKNET = "DingXiaoH/RepLKNet-pytorch@b76808a, RepLKNet-31B at 224; arXiv 2203.06717 (the batch is ours)"
@@ -116,6 +117,8 @@ LAYERS: tuple[Layer, ...] = (
     _speed("image-k9", (1, 64, 32, 32, 64), 9, forward=1.2),
     _speed("rgb-k5", (16, 3, 32, 32, 64), 5, forward=0.9),
     _speed("float64-k9", BODY, 9, "float64", forward=2.0),
+    Layer("training/rgb-k5", MANY_IMAGES, 128, 3, 32, 32, 64, 5, 5),
+    Layer("training/planes-k5", MANY_IMAGES, 300, 16, 16, 16, 16, 5, 5, padding=(2, 2)),
     _published("fbfft/L1", FBFFT, (128, 3, 128, 96, 11, 0, 1, 1)),
     _published("fbfft/L2", FBFFT, (128, 64, 64, 64, 9, 0, 1, 1)),
     _published("fbfft/L3", FBFFT, (128, 128, 32, 128, 9, 0, 1, 1)),

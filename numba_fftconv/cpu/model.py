@@ -75,6 +75,7 @@ SHORT_VECTORS = CpuRates(
     scattered=37.3e9, far=8.99e9, streamed=math.inf, near_bytes=3 * 2**18, shared_bytes=2**23,
 )  # fmt: skip
 CPU = LONG_VECTORS if hold_lines() else SHORT_VECTORS
+APART = 4 * CPU.stage  # seconds that a transform costs more as a call of its own than within a pass
 
 
 def passes_of(T: int, inputs: int | None = None) -> int:
