@@ -419,14 +419,14 @@ def test_tensors_that_are_not_dense(what: str) -> None:
 def test_without_torch() -> None:
     script = "import sys; sys.modules['torch'] = None; import numba_fftconv; import numba_fftconv.torch"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120, check=False)
-    assert done.returncode and "ImportError: numba_fftconv.torch needs torch 2.4" in done.stderr
+    assert done.returncode and "ImportError: numba_fftconv.torch needs torch 2.5" in done.stderr
     assert "pip install 'numba_fftconv[torch]'" in done.stderr
 
 
 def test_an_old_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in [name for name in sys.modules if name.startswith("numba_fftconv.torch")]:
         monkeypatch.delitem(sys.modules, name)
-    monkeypatch.setattr(torch, "__version__", "2.3.1+cpu")
+    monkeypatch.setattr(torch, "__version__", "2.4.1+cpu")
     with pytest.raises(ImportError, match=r"2\.3\.1\+cpu: pip install 'numba_fftconv\[torch\]'"):
         __import__("numba_fftconv.torch")
 

@@ -13,14 +13,14 @@
 torch.Size([1, 1, 5, 5])
 """
 
-NEEDED = "numba_fftconv.torch needs torch 2.4 or newer"
+NEEDED = "numba_fftconv.torch needs torch 2.5 or newer"
 INSTALL = "pip install 'numba_fftconv[torch]'"
 
 try:
     import torch
 except ImportError as error:
     raise ImportError(f"{NEEDED}, and there is none ({error}): {INSTALL}") from error
-if tuple(map(int, torch.__version__.split(".")[:2])) < (2, 4):
+if tuple(map(int, torch.__version__.split(".")[:2])) < (2, 5):
     raise ImportError(f"{NEEDED}, and this is {torch.__version__}: {INSTALL}")
 
 from . import batching, derivatives  # noqa: E402, F401
