@@ -427,7 +427,7 @@ def test_an_old_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in [name for name in sys.modules if name.startswith("numba_fftconv.torch")]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setattr(torch, "__version__", "2.4.1+cpu")
-    with pytest.raises(ImportError, match=r"2\.3\.1\+cpu: pip install 'numba_fftconv\[torch\]'"):
+    with pytest.raises(ImportError, match=r"2\.4\.1\+cpu: pip install 'numba_fftconv\[torch\]'"):
         __import__("numba_fftconv.torch")
 
 
