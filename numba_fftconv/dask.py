@@ -16,17 +16,24 @@ once in each process.
 Worked example: 8192 x 8192 samples in chunks of 2048 x 2048, kernel 31 x 31: 16 blocks of 2078 x 2078, 3 % of whose
 samples are read twice.
 
+dask cuts the halos as views, which keep whole chunks in memory where it counts a few rows; here they are copies. The
+chunks in memory at once are then about two rows of chunks, however many rows there are.
+
 Nothing is computed before dask is told to. A worker thread then calls conv2d, which uses all the threads that
 NUMBA_NUM_THREADS allows; where there are as many worker threads as cores, start the workers with NUMBA_NUM_THREADS=1.
 """
 
 import math
+import operator
 from numbers import Real
 from typing import Any
 
 try:
     import dask.array as da
     from dask import delayed
+    from dask.array.chunk import getitem
+    from dask.highlevelgraph import HighLevelGraph
+    from dask.layers import ArrayOverlapLayer
 except ImportError as error:
     raise ImportError(f"numba_fftconv.dask needs dask, {error}: pip install 'numba_fftconv[dask]'") from error
 
@@ -93,13 +100,25 @@ def convolve(
     halo = [ceil_div(axis.reach, 2) for axis in (geometry.rows, geometry.cols)]
     axes = (image.ndim - 2, image.ndim - 1)
     image = image.rechunk({axis: _chunks(image.chunks[axis], least) for axis, least in zip(axes, halo, strict=True)})
-    result = da.map_overlap(
+    result = _with_copied_halos(da.map_overlap(
         _convolve_chunk, image, depth=dict(zip(axes, halo, strict=True)), boundary=dict.fromkeys(axes, outside),
         trim=False, meta=image._meta, kernel=delayed(weight[::-1, ::-1]), precision=precision,
-    )  # fmt: skip
+    ))  # fmt: skip
     if mode == "same":
         return result
     return result[..., halo[0] : halo[0] + geometry.P, halo[1] : halo[1] + geometry.Q]
+
+
+def _with_copied_halos(array: da.Array) -> da.Array:
+    """The same array. dask.array.chunk.getitem, which slices dask arrays, copies what is less than half a chunk."""
+    graph = array.dask
+    layers = dict(graph.layers)
+    for name, layer in layers.items():
+        if isinstance(layer, ArrayOverlapLayer):
+            layers[name] = {
+                key: (getitem, *task[1:]) if task[0] is operator.getitem else task for key, task in layer.items()
+            }
+    return da.Array(HighLevelGraph(layers, graph.dependencies), array.name, array.chunks, meta=array._meta)
 
 
 def _convolve_chunk(block: Any, kernel: Any, precision: str | None) -> Any:
