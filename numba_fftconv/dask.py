@@ -7,26 +7,37 @@ unit impulse gives the kernel. `conv2d` is that of deep learning, which does not
 conv2d with kernel[::-1, ::-1]. scipy.ndimage.convolve turns it too, but where a side of the kernel is even, its centre
 is R//2, one sample after that of scipy.signal.
 
-A chunk needs R//2 rows before its own and (R-1)//2 after them. dask.array.map_overlap adds them from the neighbours, or
-from what the boundary says, and conv2d without padding then makes exactly the outputs of the chunk. dask has halos of
-unequal sides only where no boundary is added, so both sides get R//2 rows, and of an even kernel the block leaves its
-last row alone. Chunks of one size make blocks of one size, at the border of the image too: one plan serves them, made
-once in each process.
+A chunk needs R//2 rows before its own and (R-1)//2 after them. dask.array.map_overlap adds them from the neighbours,
+numpy.pad at the border, and conv2d without padding then makes exactly the outputs of the chunk. dask has no halos of
+unequal sides around a torus, so both sides get R//2 rows, and of an even kernel the block leaves its last row alone.
+Chunks of one size make blocks of one size, at the border of the image too: one plan serves them, made once in each
+process.
 
 Worked example: 8192 x 8192 samples in chunks of 2048 x 2048, kernel 31 x 31: 16 blocks of 2078 x 2078, 3 % of whose
 samples are read twice.
+
+Few chunks are in memory at once, some rows of them, where each result is reduced or stored and the planes are no torus.
+So halos are copies: dask cuts views, which keep whole chunks alive where it counts a few rows. And chunks at the border
+pad themselves: the boundary that dask puts around the planes ties the first row to the last, and most of the image then
+waits in memory.
 
 Nothing is computed before dask is told to. A worker thread then calls conv2d, which uses all the threads that
 NUMBA_NUM_THREADS allows; where there are as many worker threads as cores, start the workers with NUMBA_NUM_THREADS=1.
 """
 
 import math
+import operator
 from numbers import Real
 from typing import Any
+
+import numpy as np
 
 try:
     import dask.array as da
     from dask import delayed
+    from dask.array.chunk import getitem
+    from dask.highlevelgraph import HighLevelGraph
+    from dask.layers import ArrayOverlapLayer
 except ImportError as error:
     raise ImportError(f"numba_fftconv.dask needs dask, {error}: pip install 'numba_fftconv[dask]'") from error
 
@@ -38,7 +49,13 @@ from .geometry import ConvGeometry
 from .integers import ceil_div
 
 MODES = ("same", "valid")
-BOUNDARIES = ("reflect", "periodic", "nearest")
+BOUNDARIES: dict[str, dict[str, Any] | None] = {  # what numpy.pad is told; around a torus, dask finds the neighbours
+    "none": {"constant_values": 0},
+    "reflect": {"mode": "symmetric"},
+    "periodic": None,
+    "nearest": {"mode": "edge"},
+}
+
 
 
 def convolve(
@@ -93,23 +110,47 @@ def convolve(
     halo = [ceil_div(axis.reach, 2) for axis in (geometry.rows, geometry.cols)]
     axes = (image.ndim - 2, image.ndim - 1)
     image = image.rechunk({axis: _chunks(image.chunks[axis], least) for axis, least in zip(axes, halo, strict=True)})
-    result = da.map_overlap(
-        _convolve_chunk, image, depth=dict(zip(axes, halo, strict=True)), boundary=dict.fromkeys(axes, outside),
-        trim=False, meta=image._meta, kernel=delayed(weight[::-1, ::-1]), precision=precision,
-    )  # fmt: skip
+    pads = None if outside is None else {"halo": halo, "last": [n - 1 for n in image.numblocks[-2:]], **outside}
+    around = "periodic" if pads is None else "none"
+    result = _with_copied_halos(da.map_overlap(
+        _convolve_chunk, image, depth=dict(zip(axes, halo, strict=True)), boundary=dict.fromkeys(axes, around),
+        trim=False, meta=image._meta, kernel=delayed(weight[::-1, ::-1]), precision=precision, pads=pads,
+    ))  # fmt: skip
     if mode == "same":
         return result
     return result[..., halo[0] : halo[0] + geometry.P, halo[1] : halo[1] + geometry.Q]
 
 
-def _convolve_chunk(block: Any, kernel: Any, precision: str | None) -> Any:
+def _with_copied_halos(array: da.Array) -> da.Array:
+    """The same array. dask.array.chunk.getitem, which slices dask arrays, copies what is less than half a chunk."""
+    graph = array.dask
+    layers = dict(graph.layers)
+    for name, layer in layers.items():
+        if isinstance(layer, ArrayOverlapLayer):
+            layers[name] = {
+                key: (getitem, *task[1:]) if task[0] is operator.getitem else task for key, task in layer.items()
+            }
+    return da.Array(HighLevelGraph(layers, graph.dependencies), array.name, array.chunks, meta=array._meta)
+
+
+def _convolve_chunk(
+    block: Any, kernel: Any, precision: str | None, pads: Any = None, block_id: tuple[int, ...] = ()
+) -> Any:
     """The outputs of one chunk, from its samples and its halo and the turned kernel, in arrays of any library."""
+    if pads is not None:
+        block = _padded(block, block_id[-2:], **pads)
     R, S = kernel.shape
     H, W = block.shape[-2:]
     planes = block[..., : H - (R - 1) % 2, : W - (S - 1) % 2]  # an even kernel does not reach the end of the halo
     images = planes.reshape(-1, 1, *planes.shape[-2:])
     result = conv2d(images, kernel.reshape(1, 1, R, S), precision=precision)
     return result.reshape(*planes.shape[:-2], *result.shape[-2:])
+
+
+def _padded(block: Any, place: tuple[int, ...], halo: list[int], last: list[int], **outside: Any) -> Any:
+    """The block with the halo that no neighbour has given it."""
+    sides = [((i == 0) * n, (i == end) * n) for i, n, end in zip(place, halo, last, strict=True)]
+    return np.pad(block, [(0, 0)] * (block.ndim - 2) + sides, **outside) if np.any(sides) else block
 
 
 # ---- what may be asked for -------------------------------------------------------------------------------------------
@@ -165,15 +206,12 @@ def _check_types(image: da.Array, kernel: da.Array, precision: str | None) -> No
         raise InvalidShapeError(f"kernel is {R} x {S}, and the planes of array are {H} x {W}: it must not be larger")
 
 
-def _outside(boundary: Any) -> Any:
-    """What dask puts around the planes."""
-    if isinstance(boundary, str):
-        if boundary == "none":
-            return 0
-        if boundary in BOUNDARIES:
-            return boundary
-    elif isinstance(boundary, Real) and not isinstance(boundary, bool):
-        return boundary
+def _outside(boundary: Any) -> dict[str, Any] | None:
+    """What numpy.pad is told about the samples outside the planes, or None where they go round."""
+    if isinstance(boundary, str) and boundary in BOUNDARIES:
+        return BOUNDARIES[boundary]
+    if isinstance(boundary, Real) and not isinstance(boundary, bool):
+        return {"constant_values": boundary}
     rule = "it must be a number, 'none' (0), 'reflect', 'periodic' or 'nearest'"
     raise InvalidOptionError(f"boundary is {boundary!r}: {rule}")
 

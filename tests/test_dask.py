@@ -1,10 +1,12 @@
 """Images held as dask arrays: equal to the definition for any chunks and boundaries, lazy, and honest about errors."""
 
+import math
 import os
 import pickle
 import re
 import subprocess
 import sys
+import weakref
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -31,6 +33,7 @@ pytest.importorskip("dask.array.utils")
 by_dask = pytest.importorskip("numba_fftconv.dask")
 convolve, assert_eq = by_dask.convolve, da.utils.assert_eq
 
+LIMIT = 400 * 10**6  # bytes that each worker may use; without any image, it uses some 200 MB
 SECONDS = 120  # that anything with processes may take, before it is a failure and not a hanging suite
 SYNCHRONOUS = {"scheduler": "synchronous"}
 PADDINGS: dict[Any, dict[str, Any]] = {  # what np.pad calls a boundary
@@ -189,6 +192,32 @@ def test_blocks_of_one_size_share_one_plan(monkeypatch: pytest.MonkeyPatch) -> N
     assert shapes == [(2, 1, 20, 19)] * 6
 
 
+@pytest.mark.parametrize("boundary", [0, "reflect", "nearest"])
+def test_few_chunks_are_alive_at_once(boundary: Any) -> None:
+    """However many rows there are: a halo keeps no chunk in memory, and no border ties the last row to the first."""
+    alive, most = 0, 0
+
+    def gone() -> None:
+        nonlocal alive
+        alive -= 1
+
+    def chunk(block: np.ndarray) -> np.ndarray:
+        nonlocal alive, most
+        alive, made = alive + 1, block.copy()
+        most = max(most, alive)
+        weakref.finalize(made, gone)
+        return made
+
+    class Nowhere:
+        def __setitem__(self, place: Any, block: np.ndarray) -> None: ...
+
+    image = da.ones((24 * 16, 4 * 16), chunks=16, dtype="float32").map_blocks(chunk, meta=np.empty((0, 0), "float32"))
+    result = convolve(image, np.ones((5, 5), "float32"), boundary=boundary)
+    result.sum().compute(**SYNCHRONOUS)
+    da.store(result, Nowhere(), lock=False, **SYNCHRONOUS)
+    assert alive == 0 and 4 < most <= 16 < math.prod(image.numblocks)
+
+
 def test_the_kernel_is_no_part_of_every_task() -> None:
     """A task that is sent to a worker names the kernel."""
     result = convolve(da.zeros((400, 400), chunks=100, dtype="float32"), np.ones((50, 50), "float32"))
@@ -306,7 +335,6 @@ def test_what_a_chunk_raises_reaches_the_caller() -> None:
         mapped(lying).compute(**SYNCHRONOUS)
 
 
-
 @pytest.fixture(scope="module")
 def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """Two worker processes of one thread each; dask gives a task up when the second worker has died of it."""
@@ -316,10 +344,41 @@ def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
         "distributed.nanny.pre-spawn-environ.NUMBA_NUM_THREADS": "1",
     }
     with dask.config.set(settings), distributed.LocalCluster(
-        n_workers=2, threads_per_worker=1, processes=True, memory_limit=10**9, dashboard_address=None,
+        n_workers=2, threads_per_worker=1, processes=True, memory_limit=LIMIT, dashboard_address=None,
         local_directory=str(tmp_path_factory.mktemp("workers")), silence_logs="ERROR",
     ) as cluster, distributed.Client(cluster, timeout=SECONDS, set_as_default=False) as connected:  # fmt: skip
         yield connected
+
+
+def test_an_image_larger_than_the_memory_of_all_workers(client: Any) -> None:
+    """Of every chunk of the result its corners and its centre, against the definition; and no worker is restarted."""
+    side, step, count = 15, 1024, 14
+    taps = random(side, side, dtype="float32")
+    places = np.array([0, 1, step // 2, step - 2, step - 1])
+
+    def pixels(rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
+        mixed = rows.astype("uint32")[:, None] * np.uint32(2654435761) ^ columns.astype("uint32") * np.uint32(40503)
+        return (mixed >> np.uint32(13) & np.uint32(255)).astype("float32")
+
+    def made(block_info: Any = None) -> np.ndarray:
+        return pixels(*(np.arange(*span) for span in block_info[None]["array-location"]))
+
+    image = da.map_blocks(made, chunks=((step,) * count,) * 2, meta=np.empty((0, 0), "float32"))
+    assert image.nbytes > 2 * LIMIT
+    pids = client.run(os.getpid)
+    sampled = convolve(image, taps).map_blocks(
+        lambda block: block[np.ix_(places, places)], chunks=((len(places),) * count,) * 2, meta=image._meta
+    )
+    got = client.compute(sampled).result(timeout=SECONDS)
+
+    lines = np.add.outer(np.arange(count) * step, places).ravel()
+    want = np.zeros((lines.size, lines.size))
+    for (r, s), tap in np.ndenumerate(taps.astype("float64")):
+        rows, columns = lines + side // 2 - r, lines + side // 2 - s
+        inside = [(axis >= 0) & (axis < count * step) for axis in (rows, columns)]
+        want += tap * np.outer(*inside) * pixels(rows, columns)
+    np.testing.assert_allclose(got, want, rtol=0, atol=1e-6 * 255 * np.abs(taps).sum())
+    assert client.run(os.getpid) == pids, "a worker was restarted"
 
 
 def test_what_a_worker_raises_reaches_the_caller(client: Any) -> None:
