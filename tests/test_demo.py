@@ -196,12 +196,32 @@ def test_progress_writes_one_line_over_on_a_terminal_and_few_lines_elsewhere() -
     assert [line.split()[2] for line in pipe.getvalue().splitlines()] == ["1", "21", "30"]
 
 
-@pytest.mark.parametrize("library", ["numpy", "torch"])
-def test_the_lines_of_use_in_the_readme_run(library: str) -> None:
+@pytest.mark.parametrize(("library", "word"), [("numpy", "import numpy"), ("torch", "conv2d(torch.randn")])
+def test_the_lines_of_use_in_the_readme_run(library: str, word: str) -> None:
     pytest.importorskip(library)
     names: dict[str, Any] = {}
-    exec(lines_of_readme(f"import {library}"), names)
+    exec(lines_of_readme(word), names)
     assert type(names["y"]).__module__.startswith(library) and tuple(names["y"].shape) == (16, 64, 32, 32)
+
+
+def test_the_lines_of_training_in_the_readme_run(capsys: pytest.CaptureFixture[str]) -> None:
+    """A model that is converted; spectra that a training step shares, in NumPy."""
+    pytest.importorskip("torch")
+    names: dict[str, Any] = {}
+    exec(lines_of_readme("convert(model"), names)
+    said = capsys.readouterr().out
+    assert [type(layer).__name__ for layer in names["model"]] == ["Conv2d", "FFTConv2d"], said
+    assert "FFTConv2d" in said and said.count("\n") == 3
+    exec(lines_of_readme("import numpy") + lines_of_readme("transform_input"), names)
+    assert (names["dx"].shape, names["dw"].shape) == (names["x"].shape, names["w"].shape)
+
+
+def test_the_lines_of_dask_in_the_readme_run() -> None:
+    """Nothing of the ten billion samples is computed."""
+    pytest.importorskip("dask")
+    names: dict[str, Any] = {"np": np}
+    exec(lines_of_readme("import dask"), names)
+    assert names["blurred"].shape == (100_000, 100_000) and names["blurred"].dtype == np.float32
 
 
 def lines_of_readme(word: str) -> str:
