@@ -96,7 +96,7 @@ def problems(draw: st.DrawFn) -> Problem:
     return Problem((*lead, *chunks), kernel, *map(draw, rest), draw(st.sampled_from(("float32", "float64"))))
 
 
-@settings(max_examples=25)
+@settings(max_examples=15)
 @given(problems())
 def test_any_chunks_make_what_the_definition_makes(problem: Problem) -> None:
     chunks, taps, mode, boundary, dtype = problem
@@ -109,6 +109,15 @@ def test_any_chunks_make_what_the_definition_makes(problem: Problem) -> None:
     # Shapes, dtypes and types of every chunk are compared with what the graph declares, too.
     assert_eq(result, want.astype(dtype), rtol=0, atol=largest * {"float32": 1e-6, "float64": 1e-14}[dtype])
     assert np.array_equal(image, before[0]) and np.array_equal(kernel, before[1])
+
+
+@pytest.mark.parametrize("boundary", PADDINGS)
+@pytest.mark.parametrize("chunks", [(2, 4, 3), (1, 12, 10)])
+def test_every_boundary_is_that_of_numpy(chunks: tuple[int, ...], boundary: Any) -> None:
+    """Chunks between others, at one border and in a corner, and a chunk that lies at all borders."""
+    image, kernel = random(2, 12, 10), random(6, 5)
+    want = definition(image, kernel, "same", boundary)
+    assert_eq(convolve(da.from_array(image, chunks=chunks), kernel, boundary=boundary), want, atol=1e-12)
 
 
 @pytest.mark.parametrize("sides", [(3, 5), (4, 2), (1, 6), (7, 1)])
@@ -350,6 +359,7 @@ def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
         yield connected
 
 
+@pytest.mark.slow
 def test_an_image_larger_than_the_memory_of_all_workers(client: Any) -> None:
     """Of every chunk of the result its corners and its centre, against the definition; and no worker is restarted."""
     side, step, count = 15, 1024, 14
