@@ -53,7 +53,7 @@ def conv2d_8(images: Any, kernel: Any, precision: str | None = None) -> Any:
 
 @pytest.fixture(autouse=True, scope="module")
 def few_kernels() -> Iterator[None]:
-    """Workers of a cluster and a GPU have the real one."""
+    """A GPU and the workers that meet the large image have the real one."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(by_dask, "conv2d", conv2d_8)
         yield
@@ -404,4 +404,6 @@ def test_the_death_of_workers_reaches_the_caller(client: Any) -> None:
 
     with pytest.raises(KilledWorker):
         client.compute(mapped(dying)).result(timeout=SECONDS)
+    client.wait_for_workers(2, timeout=SECONDS)
+    client.run(setattr, by_dask, "conv2d", conv2d_8)
     np.testing.assert_allclose(client.compute(convolve(IMAGE + 1, KERNEL)).result(timeout=SECONDS)[3, 3], 9, rtol=1e-5)
