@@ -3,7 +3,7 @@
 nets    a step, forward, backward and SGD, of nets of 9x9 layers with 64 channels on 32x32 images: FFTConv2d in place of
         nn.Conv2d
 steps   forward and both gradients of a layer by numba_fftconv.torch.conv2d for each policy of keeping spectra, and by
-        torch's own; for each the bytes that wait for backward
+        torch's own; for each the bytes that wait for backward, and on a GPU the most that a step takes
 door    microseconds of the smallest layer by the operator, recorded for backward or not, above those of its plan
 
 Contestants of a row are timed in turns (measure.py). Gradients are compared before anything is timed.
@@ -58,9 +58,10 @@ def lines(kind: str, figures: Figures) -> list[str]:
     shown = []
     for who, each in figures["contestants"].items():
         waits = f", {each['waiting'] / 1e6:.1f} MB wait for backward" if "waiting" in each else ""
+        peak = f", {each['peak'] / 1e6:.1f} MB at most" if "peak" in each else ""
         kept = f", kept {' and '.join(each['kept']) or 'nothing'}" if "kept" in each else ""
         ratio = f"{each['ratio']:.2f} times {figures['base']}"
-        shown.append(f"{figures['name']:26} {who:28} {each['median'] * 1e3:9.3f} ms, {ratio}{waits}{kept}")
+        shown.append(f"{figures['name']:26} {who:28} {each['median'] * 1e3:9.3f} ms, {ratio}{waits}{peak}{kept}")
     if "promise" in figures:
         least = min(each["ratio"] for who, each in figures["contestants"].items() if who != OURS)
         verdict = "PASS" if least >= figures["promise"] else "MISS"
@@ -169,6 +170,9 @@ def steps(layer: Layer, place: Place, effort: Effort) -> Figures:
             y = conv2d(x, w, **layer.options, save=policy)
         mine |= {"kept": plan.kept(policy), "waiting": sum(held.values())}
         del y
+    if place.name == "cuda":
+        for who, call in calls.items():
+            figures["contestants"][who]["peak"] = place.peak(call)
     return figures
 
 
