@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 POLICIES = ("none", "input", "weight", "all")
 CHANNELS, SIDE, KERNEL, BATCH = 64, 32, 9, 32
+FEW = 4  # channels and images of a quick run
 PROMISE = 3.0  # a step of the plain net with nn.Conv2d takes so many times as long, on two threads of one CPU
 CLOSE = 1e-3  # relative difference of gradients
 OURS = "FFTConv2d"
@@ -43,7 +44,7 @@ def measured(place: Place, layers: list[Layer], effort: Effort, quick: bool) -> 
     if installed("torch") is None:
         return
     for name in ("plain",) if quick else ("plain", "residual"):
-        yield "nets", net(name, place, 2 if quick else BATCH, effort)
+        yield "nets", net(name, place, *((FEW, FEW) if quick else (CHANNELS, BATCH)), effort)
     for layer in layers[:1] if quick else layers:
         if layer.dtype == "float32" and layer.passes == layer.__class__.passes:
             yield "steps", steps(layer, place, effort)
@@ -73,25 +74,24 @@ def lines(kind: str, figures: Figures) -> list[str]:
 # ---- nets ------------------------------------------------------------------------------------------------------------
 
 
-def plain(conv: Callable[..., Any]) -> Any:
+def plain(conv: Callable[..., Any], channels: int) -> Any:
     """Three layers with rectifiers between."""
     from torch import nn
 
-    layers = [conv(CHANNELS, CHANNELS, KERNEL, padding=KERNEL // 2) for _ in range(3)]
+    layers = [conv(channels, channels, KERNEL, padding=KERNEL // 2) for _ in range(3)]
     return nn.Sequential(layers[0], nn.ReLU(), layers[1], nn.ReLU(), layers[2])
 
 
-def residual(conv: Callable[..., Any]) -> Any:
+def residual(conv: Callable[..., Any], channels: int) -> Any:
     """A block of a residual net with large kernels: two layers with batch norms, and the way past them."""
     from torch import nn
 
     class Block(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            first, second = (conv(CHANNELS, CHANNELS, KERNEL, padding=KERNEL // 2, bias=False) for _ in range(2))
-            self.body = nn.Sequential(
-                first, nn.BatchNorm2d(CHANNELS), nn.ReLU(), second, nn.BatchNorm2d(CHANNELS)
-            )  # fmt: skip
+            first, second = (conv(channels, channels, KERNEL, padding=KERNEL // 2, bias=False) for _ in range(2))
+            norms = nn.BatchNorm2d(channels), nn.BatchNorm2d(channels)
+            self.body = nn.Sequential(first, norms[0], nn.ReLU(), second, norms[1])
 
         def forward(self, x: Any) -> Any:
             return nn.functional.relu(x + self.body(x))
@@ -102,7 +102,7 @@ def residual(conv: Callable[..., Any]) -> Any:
 NETS = {"plain": plain, "residual": residual}
 
 
-def net(name: str, place: Place, batch: int, effort: Effort) -> Figures:
+def net(name: str, place: Place, channels: int, batch: int, effort: Effort) -> Figures:
     """A training step with FFTConv2d, and with nn.Conv2d in both memory formats."""
     import torch
     from torch import nn
@@ -110,11 +110,11 @@ def net(name: str, place: Place, batch: int, effort: Effort) -> Figures:
     from numba_fftconv.torch import FFTConv2d
 
     device = place.name
-    x = torch.randn(batch, CHANNELS, SIDE, SIDE, device=device)
+    x = torch.randn(batch, channels, SIDE, SIDE, device=device)
 
     def contestant(conv: Callable[..., Any], memory_format: torch.memory_format) -> tuple[Any, Call]:
         torch.manual_seed(0)
-        made = NETS[name](conv).to(device, memory_format=memory_format)
+        made = NETS[name](conv, channels).to(device, memory_format=memory_format)
         images = x.contiguous(memory_format=memory_format)
         descent = torch.optim.SGD(made.parameters(), lr=1e-3)
 
@@ -133,7 +133,7 @@ def net(name: str, place: Place, batch: int, effort: Effort) -> Figures:
     reference, *others = ([p.grad for p in module.parameters()] for module, _ in made.values())
     _require_close(name, reference, others)
     calls = {who: step for who, (_, step) in made.items()}
-    problem = f"{batch}x{CHANNELS}x{SIDE}x{SIDE}, {KERNEL}x{KERNEL}"
+    problem = f"{batch}x{channels}x{SIDE}x{SIDE}, {KERNEL}x{KERNEL}"
     figures: Figures = {"name": f"net/{name}", "problem": problem, **_in_turns(calls, OURS, effort, place)}
     return figures | ({"promise": PROMISE} if (name, place.name, batch) == ("plain", "cpu", BATCH) else {})
 

@@ -32,7 +32,7 @@ def test_two_processes_come_to_the_weights_of_one(dtype: str, most: float) -> No
     assert float(line.split()[4]) <= most and line.endswith("PASS")
 
 
-@pytest.mark.parametrize("way", ["kill", "raise"])
+@pytest.mark.parametrize("way", ["kill", pytest.param("raise", marks=pytest.mark.slow)])
 def test_a_rank_that_dies_ends_all_with_an_error(way: str) -> None:
     done = run("--die-at-step", "2", "--die-by", way, "--timeout", "30")
     assert done.returncode != 0 and "PASS" not in done.stdout

@@ -141,6 +141,7 @@ def test_float64_is_held_tightly() -> None:
     assert [holds for _, holds in train_digits.verdict([other, reference])] == [False, True]
 
 
+@pytest.mark.slow
 def test_float64_is_held_to_nn_conv2d_alone(
     few: digits.Digits, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

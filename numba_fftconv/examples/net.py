@@ -162,8 +162,8 @@ class NumpyNet:
 
     Examples
     --------
-    >>> net = NumpyNet(initial_weights(0, "float64"))
-    >>> images, labels = np.random.default_rng(0).standard_normal((4, 1, 32, 32)), np.array([3, 1, 4, 1])
+    >>> net = NumpyNet(initial_weights(0, "float32"))
+    >>> images, labels = np.random.default_rng(0).standard_normal((4, 1, 32, 32), "float32"), np.array([3, 1, 4, 1])
     >>> losses = [net.step(images, labels, rate=0.01) for _ in range(10)]
     >>> losses[-1] < losses[0]
     True
