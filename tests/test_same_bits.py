@@ -145,7 +145,7 @@ def hold_spectral_input(problem: Problem) -> None:
         assert_same(dw, want["weight_grad"], "backward, dw")
 
 
-@FEW
+@settings(max_examples=5)
 @given(problem=problems())
 def test_spectral_input(problem: Problem) -> None:
     hold_spectral_input(problem)

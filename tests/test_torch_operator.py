@@ -113,7 +113,10 @@ def test_gradients_that_are_wanted(wanted: tuple[bool, ...]) -> None:
     assert [gradient is not None for gradient in made] == list(wanted)
 
 
-@EACH_FORM
+@pytest.mark.parametrize("form", [
+    pytest.param(form, marks=[] if form in ("bias", "pairs", "groups", "one image") else pytest.mark.slow)
+    for form in FORMS
+])
 def test_derivatives_to_the_second_order(form: str) -> None:
     (x, w, b), options = tensors(form)
     if not x.numel():
