@@ -29,7 +29,10 @@ WORST: pytest.StashKey[Worst] = pytest.StashKey()
 
 # Files that take minutes begin first, so that no processor waits for one of them at the end of pytest -n; test_ptx.py
 # runs kernels that test_machine_code.py has compiled.
-LONGEST = ("test_machine_code", "test_simulator", "test_passes", "test_mutations", "test_ptx", "test_cuda_layers")
+LONGEST = (
+    "test_machine_code", "test_simulator", "test_passes", "test_mutations", "test_ptx", "test_cuda_layers",
+    "test_torch_operator", "test_dask", "test_train_ddp", "test_bench", "test_train_digits",
+)  # fmt: skip
 
 
 def pytest_configure(config: pytest.Config) -> None:

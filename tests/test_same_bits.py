@@ -34,7 +34,7 @@ MANY = (100, 100, 100, 100, 100, 400, 400, 100, 400)  # images enough to be wort
 CHUNKED = [replace(problem, N=N) for problem, N in zip(LAYERS, MANY, strict=True)]
 EACH = pytest.mark.parametrize("problem", LAYERS, ids=lambda problem: problem.title)
 EACH_CHUNKED = pytest.mark.parametrize("problem", CHUNKED, ids=lambda problem: problem.title)
-FEW = settings(max_examples=25)
+FEW = settings(max_examples=18)
 
 
 def garbage(nbytes: int) -> np.ndarray:

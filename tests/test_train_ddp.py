@@ -40,6 +40,7 @@ def test_a_rank_that_dies_ends_all_with_an_error(way: str) -> None:
     assert said in done.stderr, done.stderr
 
 
+@pytest.mark.slow
 def test_a_rank_that_hangs_ends_all_after_the_timeout() -> None:
     start = time.monotonic()
     done = run("--die-at-step", "2", "--die-by", "hang", "--timeout", "15")
