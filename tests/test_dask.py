@@ -404,5 +404,4 @@ def test_the_death_of_workers_reaches_the_caller(client: Any) -> None:
     with pytest.raises(KilledWorker):
         client.compute(mapped(dying)).result(timeout=SECONDS)
     client.wait_for_workers(2, timeout=SECONDS)
-    client.run(setattr, by_dask, "conv2d", conv2d_8)
-    np.testing.assert_allclose(client.compute(convolve(IMAGE + 1, KERNEL)).result(timeout=SECONDS)[3, 3], 9, rtol=1e-5)
+    assert client.submit(sum, [20, 22]).result(timeout=SECONDS) == 42, "those that take their place do not answer"

@@ -77,15 +77,15 @@ def test_registers_are_those_of_the_processor() -> None:
 
 def sum_products(emit: Emitter, tile: Tile, arguments: list[Any]) -> None:
     """The loop of forward and input_grad."""
-    *rest, steps, fresh = arguments
-    tiles.sum_products(emit, tile.outputs, tuple(rest[:5]), tuple(rest[5:]), (steps, fresh), rest[0])
+    x, w, y, span = arguments[:3], arguments[5:10], arguments[10:13], arguments[13:]
+    tiles.sum_products(emit, tile.outputs, x, w, y, span, arguments[0])
 
 
 def sum_pairs(emit: Emitter, tile: Tile, arguments: list[Any]) -> None:
     """The loop of weight_grad; a pair's lines follow those before."""
-    data, spectra, steps = arguments[0], [*arguments[1:5], *arguments[6:8]], arguments[-2]
+    x, d, data, steps = arguments[:4], arguments[5:9], arguments[10], arguments[13]
     pairs = [(emit.const(q * emit.count), emit.const(q * emit.count)) for q in range(tile.pairs)]
-    for q, found in enumerate(tiles.sum_pairs(emit, pairs, data, spectra, steps)):
+    for q, found in enumerate(tiles.sum_pairs(emit, pairs, x, d, steps)):
         emit.store(found, data, emit.const(q * emit.count))
 
 
@@ -96,7 +96,7 @@ def loop_of_a_tile(monkeypatch: pytest.MonkeyPatch, processor: str, sums: Callab
     monkeypatch.setattr(tiles, "APART", tile.apart)
     real, index = ir.FloatType(), ir.IntType(64)
     planes = real.as_pointer()
-    kinds = [planes, *[index] * 4, planes, *[index] * 5, ir.IntType(1)]
+    kinds = [planes, *[index] * 4, planes, *[index] * 4, planes, *[index] * 3, ir.IntType(1)]  # x, w or d, y, steps
     module = ir.Module()
     module.triple = triple
     function = ir.Function(module, ir.FunctionType(ir.VoidType(), kinds), "tile")
