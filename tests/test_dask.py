@@ -403,5 +403,3 @@ def test_the_death_of_workers_reaches_the_caller(client: Any) -> None:
 
     with pytest.raises(KilledWorker):
         client.compute(mapped(dying)).result(timeout=SECONDS)
-    client.wait_for_workers(2, timeout=SECONDS)
-    assert client.submit(sum, [20, 22]).result(timeout=SECONDS) == 42, "those that take their place do not answer"
