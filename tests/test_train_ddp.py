@@ -34,7 +34,7 @@ def test_two_processes_come_to_the_weights_of_one(dtype: str, most: float) -> No
 
 @pytest.mark.parametrize("way", ["kill", pytest.param("raise", marks=pytest.mark.slow)])
 def test_a_rank_that_dies_ends_all_with_an_error(way: str) -> None:
-    done = run("--die-at-step", "2", "--die-by", way, "--timeout", "30")
+    done = run("--die-at-step", "2", "--die-by", way, "--timeout", "30", "--dtype", "float64")
     assert done.returncode != 0 and "PASS" not in done.stdout
     said = {"kill": "Signal 9 (SIGKILL)", "raise": "rank 1 dies at step 2, as it was told to"}[way]
     assert said in done.stderr, done.stderr
