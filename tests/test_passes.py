@@ -51,7 +51,7 @@ def check(problem: Problem, layouts: tuple[str, str, str], record: Recorder) -> 
     check_layer(problem, problem.plan(), layouts, record, f"{problem.dtype}, drawn")
 
 
-@settings(max_examples=45)
+@settings(max_examples=35)
 @given(problem=problems(), layouts=each_layout())
 def test_drawn_layers(problem: Problem, layouts: tuple[str, str, str], record_worst: Recorder) -> None:
     check(problem, layouts, record_worst)

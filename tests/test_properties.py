@@ -25,7 +25,7 @@ def close(got: np.ndarray, want: np.ndarray, size: float) -> bool:
     return bool(np.linalg.norm(got - want) <= EXACT * size)
 
 
-@settings(max_examples=25)
+@settings(max_examples=18)
 @given(problem=DOUBLE)
 def test_the_gradients_are_adjoint_to_the_forward_pass(problem: Problem) -> None:
     """<conv(x, w), dy> = <x, input_grad(dy, w)> = <w, weight_grad(x, dy)>."""
@@ -36,7 +36,7 @@ def test_the_gradients_are_adjoint_to_the_forward_pass(problem: Problem) -> None
     assert abs(through_y - dot(a.w, plan.weight_grad(a.x, a.dy))) <= EXACT * size
 
 
-@settings(max_examples=20)
+@settings(max_examples=15)
 @given(problem=DOUBLE, name=EITHER, place=st.integers(0, 1), factor=st.sampled_from((-3.0, 0.1, 7.0)))
 def test_linear_in_each_operand(problem: Problem, name: str, place: int, factor: float) -> None:
     plan, a, other = problem.plan(), problem.arrays(), problem.arrays(seed=problem.seed + 1)
@@ -48,7 +48,7 @@ def test_linear_in_each_operand(problem: Problem, name: str, place: int, factor:
     assert close(call(plan, mixed, name), first + factor * second, size)
 
 
-@settings(max_examples=20)
+@settings(max_examples=15)
 @given(problem=problems(), name=EITHER, place=st.integers(0, 1), power=st.sampled_from((-20, -1, 3, 20)))
 def test_a_power_of_two_scales_every_bit(problem: Problem, name: str, place: int, power: int) -> None:
     """Nothing but sums and products happens to a sample: no constant is added, no threshold applied."""
@@ -59,7 +59,7 @@ def test_a_power_of_two_scales_every_bit(problem: Problem, name: str, place: int
     assert np.array_equal(call(plan, scaled, name), call(plan, a, name) * scale)
 
 
-@settings(max_examples=20)
+@settings(max_examples=15)
 @given(problem=DOUBLE, data=st.data())
 def test_an_impulse_brings_out_the_filters(problem: Problem, data: st.DataObject) -> None:
     """One sample of the input meets every tap of the filters of its group, each at most once."""
@@ -81,7 +81,7 @@ def test_an_impulse_brings_out_the_filters(problem: Problem, data: st.DataObject
     assert close(y, want, float(np.linalg.norm(a.w)))
 
 
-@settings(max_examples=20)
+@settings(max_examples=15)
 @given(problem=DOUBLE, data=st.data())
 def test_a_single_tap_moves_the_image(problem: Problem, data: st.DataObject) -> None:
     """A filter with one tap copies its samples of one channel, and its gradient puts them back."""
@@ -113,7 +113,7 @@ def test_a_shifted_input_gives_a_shifted_output(shift: int, axis: int) -> None:
     assert close(plan.forward(moved, a.w), np.roll(plan.forward(x, a.w), shift, axis), size)
 
 
-@settings(max_examples=25)
+@settings(max_examples=18)
 @given(problem=DOUBLE)
 def test_gradients_against_finite_differences(problem: Problem) -> None:
     """Of the loss sum(y**2) / 2, of which central differences are exact but for rounding."""
@@ -131,7 +131,7 @@ def test_gradients_against_finite_differences(problem: Problem) -> None:
     assert abs(dot(plan.weight_grad(a.x, y), step.w) - by_w) <= 1e-10 * terms
 
 
-@settings(max_examples=25)
+@settings(max_examples=18)
 @given(problem=DOUBLE)
 def test_a_stride_skips_outputs(problem: Problem) -> None:
     options = {**problem.resolved, "stride": (1, 1)}
@@ -141,7 +141,7 @@ def test_a_stride_skips_outputs(problem: Problem) -> None:
     assert close(plan.forward(a.x, a.w), dense.forward(a.x, a.w)[..., ::down, ::across], size)
 
 
-@settings(max_examples=25)
+@settings(max_examples=18)
 @given(problem=DOUBLE.filter(lambda p: p.groups > 1 and p.batched))
 def test_groups_are_layers_of_their_own(problem: Problem) -> None:
     C, K = problem.C // problem.groups, problem.K // problem.groups
@@ -165,7 +165,7 @@ def reached(problem: Problem, marks: Arrays, name: str, operand: str) -> np.ndar
     return problem.expected(ones._replace(**{operand: getattr(marks, operand)}))[name] > 0.5
 
 
-@settings(max_examples=40)
+@settings(max_examples=30)
 @given(problem=problems(), name=EITHER, place=st.integers(0, 1), value=SPOILERS, data=st.data())
 def test_what_is_not_finite_spoils_what_it_reaches(
     problem: Problem, name: str, place: int, value: float, data: st.DataObject
@@ -216,7 +216,7 @@ def test_an_empty_batch_gives_empty_results_and_zero_gradients(dtype: str) -> No
     assert not conv2d_weight_grad(a.x, a.w.shape, a.dy, **problem.options).any()
 
 
-@settings(max_examples=20)
+@settings(max_examples=15)
 @given(problem=problems(), mask=st.tuples(st.booleans(), st.booleans(), st.booleans()))
 def test_backward_gives_the_bits_of_the_single_calls(problem: Problem, mask: tuple[bool, bool, bool]) -> None:
     plan, a = problem.plan(), problem.arrays()
@@ -232,7 +232,7 @@ def test_backward_gives_the_bits_of_the_single_calls(problem: Problem, mask: tup
         assert (np.abs(db - exact) <= 4 * np.finfo(problem.dtype).eps * size).all()
 
 
-@settings(max_examples=20)
+@settings(max_examples=15)
 @given(problem=problems())
 def test_bias_is_added_to_every_output_of_its_filter(problem: Problem) -> None:
     plan, a, bias = problem.plan(), problem.arrays(), problem.bias()
