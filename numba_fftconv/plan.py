@@ -258,8 +258,6 @@ class ConvPlan:
         >>> np.array_equal(y, plan.forward(x, w)), np.array_equal(dw, plan.weight_grad(x, y))
         (True, True)
         """
-        if isinstance(x, SpectralInput):
-            raise InvalidTypeError("input is a SpectralInput: it is transformed already, pass the array or use it")
         planes, spectrum = self._transformed("input", x, out, stream)
         return SpectralInput(spectrum, self.dtype, self.fft_size, self.device, self.geometry, x, planes)
 
@@ -277,8 +275,6 @@ class ConvPlan:
         >>> np.array_equal(plan.forward(x, plan.transform_weight(w)), plan.forward(x, w))
         True
         """
-        if isinstance(w, SpectralWeight):
-            raise InvalidTypeError("weight is a SpectralWeight: it is transformed already, pass the array or use it")
         return self._weight_of(self._transformed("weight", w, out, stream)[1])
 
     def read_spectrum(self, name: str, spectrum: Any, planes: Any = None) -> Spectral:
@@ -376,6 +372,9 @@ class ConvPlan:
 
     def _transformed(self, name: str, planes: Any, out: Any, stream: Any) -> tuple[np.ndarray, np.ndarray]:
         """An input or a weight as it is read, and its spectrum."""
+        if isinstance(planes, Spectral) and planes.name == name:
+            said = f"{name} is a {type(planes).__name__}"
+            raise InvalidTypeError(f"{said}: it is transformed already, pass the array or use it")
         read = self._read({name: planes})
         array, size = read[name], self.spectrum_size[name]
         assert isinstance(array, np.ndarray)

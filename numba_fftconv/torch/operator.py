@@ -101,8 +101,14 @@ def _plan(input: Tensor, weight: Tensor, stride: Any, padding: Any, dilation: An
 # ---- kernels ---------------------------------------------------------------------------------------------------------
 
 
+def _named(input: Tensor, weight: Tensor, bias: Tensor | None) -> dict[str, Tensor]:
+    """The operands of conv2d that are given, by the caller's names."""
+    given = {"input": input, "weight": weight}
+    return given if bias is None else {**given, "bias": bias}
+
+
 def _forward(input: Tensor, weight: Tensor, bias: Tensor | None, *layer: Any) -> Tensor:
-    given = {"input": input, "weight": weight} | ({} if bias is None else {"bias": bias})
+    given = _named(input, weight, bias)
     _check(**given)
     plan = _plan(input, weight, *layer)
     out = input.new_empty(plan.geometry.output_shape)
@@ -115,7 +121,7 @@ def _samples(tensor: Tensor) -> Tensor:
 
 
 def _saving(input: Tensor, weight: Tensor, bias: Tensor | None, *layer: Any) -> tuple[Tensor, ...]:
-    given = {"input": input, "weight": weight} | ({} if bias is None else {"bias": bias})
+    given = _named(input, weight, bias)
     _check(**given)
     plan, (X, W) = _plan(input, weight, *layer[:4]), _spectra(input, weight, *layer)
     x, w, *rest = map(_samples, given.values())
@@ -143,7 +149,7 @@ def _spectra(
 
 
 def _forward_shape(input: Tensor, weight: Tensor, bias: Tensor | None, *layer: Any) -> Tensor:
-    _check(**{"input": input, "weight": weight} | ({} if bias is None else {"bias": bias}))
+    _check(**_named(input, weight, bias))
     made = geometry(input.shape, weight.shape, *layer)
     if bias is not None and bias.shape != (made.K,):
         raise InvalidShapeError(f"bias has shape {tuple(bias.shape)}: it must be {(made.K,)} here")
